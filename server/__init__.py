@@ -1,0 +1,1 @@
+"""Aisle: a personalization inference server."""

@@ -1,0 +1,5 @@
+"""`python -m server` is `aisle`."""
+
+from server.cli import main
+
+main()

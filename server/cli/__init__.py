@@ -1,0 +1,59 @@
+"""The `aisle` command: argv -> Settings -> one thin function per sub-command."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "up": "serving",
+    "serve": "serving",
+    "gateway": "serving",
+    "migrate": "admin",
+    "tenants": "admin",
+    "keys": "admin",
+    "doctor": "doctor",
+    "import": "data",
+    "demo": "demo",
+    "train": "registry",
+    "evaluate": "evaluation",
+    "bundles": "registry",
+    "models": "models",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a sub-command's module when it is called, so that `aisle --help` and `aisle keys` do not load FAISS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = getattr(importlib.import_module(f"server.cli.{module}"), cmd_name.replace("-", "_").replace("import", "import_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyGroup)
+@click.version_option(package_name="aisle")
+def group() -> None:
+    """Aisle: a personalization inference server."""
+
+
+def main() -> None:
+    """Runs the command line. Errors are one line on stderr; exit 1 for a failure, 2 for wrong usage."""
+    import sys
+
+    from server.errors import AisleError
+
+    try:
+        group(prog_name="aisle")
+    except AisleError as error:
+        print(f"aisle: {error.message}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Trains bundles and evaluates them. The only package that may import torch."""
