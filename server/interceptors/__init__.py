@@ -1,0 +1,1 @@
+"""What stands around every call, whichever door it came through."""
