@@ -13,11 +13,12 @@ from pathlib import Path
 
 from generate import PROTO, generate
 
+BUF = str(Path(sys.executable).with_name("buf"))
 RELEASED = PROTO / "released.binpb"
 
 
 def _buf(*arguments: str) -> None:
-    if subprocess.run(["buf", *arguments], cwd=PROTO, check=False).returncode:
+    if subprocess.run([BUF, *arguments], cwd=PROTO, check=False).returncode:
         sys.exit(f"buf {arguments[0]} failed")
 
 
@@ -37,7 +38,7 @@ def main() -> None:
         _buf("build", "-o", str(RELEASED))
         return
     _buf("lint")
-    _buf("format", "--diff", "--exit-code", "aisle")
+    _buf("format", "--diff", "--exit-code", "--path", "aisle")
     _buf("breaking", "--against", str(RELEASED))
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "gen"
