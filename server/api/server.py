@@ -1,0 +1,123 @@
+"""The gRPC server: raw bytes in, the in-process dispatcher, raw bytes out; health and reflection beside it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from server.errors import InvalidArgumentError
+from server.interceptors.call import Call, CallError, Dispatcher
+from server.interceptors.status import status_of
+
+_LOOPBACK = ("ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]", "unix:")
+
+Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcDoor:
+    """A running server."""
+
+    server: grpc.aio.Server
+    health: health.HealthServicer
+    port: int
+
+    async def drain(self, grace_s: float) -> None:
+        """Says NOT_SERVING, refuses new calls, and waits for accepted ones, at most `grace_s` seconds."""
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(grace_s)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Method name -> handler, made once."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """Returns the handler; None is UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method)
+
+
+def _answer(name: str, dispatcher: Dispatcher, default_timeout_s: float) -> Answer:
+    message_class = GetMessageClass(dispatcher.methods[name].input_type)
+
+    async def answer(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        remaining: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
+        call = Call(
+            method=name,
+            door="grpc",
+            metadata={key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)},
+            deadline=time.monotonic() + (default_timeout_s if remaining is None else remaining),
+            loopback=context.peer().startswith(_LOOPBACK),
+        )
+        try:
+            reply = await dispatcher.unary(call, _parsed(message_class, body))
+        except CallError as error:
+            await context.abort_with_status(rpc_status.to_status(error.status))
+        if call.response_metadata:
+            await context.send_initial_metadata(tuple(call.response_metadata.items()))
+        return reply.SerializeToString()
+
+    return answer
+
+
+def _parsed(message_class: type[Message], body: bytes) -> Message:
+    """Returns the request.
+
+    Raises:
+        CallError: The bytes are no such message, or a string in it is not UTF-8.
+    """
+    try:
+        return message_class.FromString(body)
+    except DecodeError as error:
+        name = message_class.DESCRIPTOR.full_name
+        text = f"the request is not a {name}, or one of its strings is not UTF-8; encode it with the published proto"
+        raise CallError(status_of(InvalidArgumentError(text, type=name))) from error
+
+
+@asynccontextmanager
+async def open_grpc_door(
+    dispatcher: Dispatcher, *, address: str, default_timeout_s: float, max_message_bytes: int, reuse_port: bool
+) -> AsyncIterator[GrpcDoor]:
+    """Yields the serving door; drains nothing by itself on exit, so call `drain` first."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.so_reuseport", int(reuse_port)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ]
+    )
+    handlers = {name: grpc.unary_unary_rpc_method_handler(_answer(name, dispatcher, default_timeout_s)) for name in dispatcher.methods}
+    server.add_generic_rpc_handlers((_Handlers(handlers),))
+    checks = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    services = sorted({name.split("/")[1] for name in dispatcher.methods})
+    reflection.enable_server_reflection([*services, HEALTH, reflection.SERVICE_NAME], server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    for service in ("", *services):
+        await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield GrpcDoor(server, checks, port)
+    finally:
+        await server.stop(None)
+
+
+def new_request_id() -> str:
+    """Returns an id for a call that brought none."""
+    return uuid.uuid4().hex

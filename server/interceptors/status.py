@@ -1,0 +1,78 @@
+"""Turns errors into `google.rpc.Status`: the one table of codes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2
+from google.rpc.status_pb2 import Status
+
+from server import errors
+from server.interceptors.call import Call, CallError
+from server.interceptors.chain import Handler
+from server.telemetry import logger
+
+DOMAIN = "aisle.dev"
+
+CODES: dict[type[errors.AisleError], int] = {
+    errors.InvalidArgumentError: code_pb2.INVALID_ARGUMENT,
+    errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDeniedError: code_pb2.PERMISSION_DENIED,
+    errors.NotFoundError: code_pb2.NOT_FOUND,
+    errors.AlreadyExistsError: code_pb2.ALREADY_EXISTS,
+    errors.FailedPreconditionError: code_pb2.FAILED_PRECONDITION,
+    errors.AbortedError: code_pb2.ABORTED,
+    errors.OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    errors.UnavailableError: code_pb2.UNAVAILABLE,
+    errors.CorruptDataError: code_pb2.DATA_LOSS,
+}
+
+_log = logger(__name__)
+
+
+def status_of(error: errors.AisleError) -> Status:
+    """Returns the status of an error, with `ErrorInfo` and what else fits it."""
+    code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), code_pb2.INTERNAL)
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    if isinstance(error, errors.InvalidFieldError):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, errors.OverloadedError):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return Status(code=code, message=error.message, details=[_packed(detail) for detail in details])
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
+
+
+def unimplemented(method: str) -> Status:
+    """Returns the status of a method that nobody answers."""
+    info = error_details_pb2.ErrorInfo(reason="UNIMPLEMENTED", domain=DOMAIN, metadata={"method": method})
+    return Status(code=code_pb2.UNIMPLEMENTED, message=f"{method} is not offered here", details=[_packed(info)])
+
+
+async def convert_errors(call: Call, request: Message, handler: Handler) -> Message:
+    """Keeps the deadline and raises only `CallError`. A fault of ours is logged with its trace; callers see its request id alone."""
+    request_id = call.metadata.get("x-request-id", "")
+    try:
+        async with asyncio.timeout(call.deadline - time.monotonic()):
+            return await handler(call, request)
+    except CallError:
+        raise
+    except errors.AisleError as error:
+        raise CallError(status_of(error)) from error
+    except TimeoutError as error:
+        raise CallError(status_of(errors.DeadlineExceededError("the deadline passed before the answer was ready"))) from error
+    except Exception as error:
+        _log.exception("call failed", method=call.method, request_id=request_id, tenant=call.tenant_id)
+        message = "internal error; the server's log has it under this request id" if request_id else "internal error; see the server's log"
+        raise CallError(status_of(errors.AisleError(message, requestId=request_id))) from error

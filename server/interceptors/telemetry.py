@@ -1,0 +1,42 @@
+"""A span, a latency and a code for every call."""
+
+from __future__ import annotations
+
+import time
+
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from server.interceptors.call import Call, CallError
+from server.interceptors.chain import Handler
+from server.telemetry import CALL_SECONDS
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class Telemetry:
+    """The outermost interceptor."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    async def __call__(self, call: Call, request: Message, handler: Handler) -> Message:
+        """Answers the call inside a span that continues the caller's trace."""
+        started = time.perf_counter()
+        code = "OK"
+        parent = _propagator.extract(dict(call.metadata)) if "traceparent" in call.metadata else None
+        with self._tracer.start_as_current_span(call.method, context=parent, kind=SpanKind.SERVER, record_exception=False) as span:
+            try:
+                return await handler(call, request)
+            except CallError as error:
+                code = code_pb2.Code.Name(error.status.code)
+                span.set_status(StatusCode.ERROR, code)
+                raise
+            except BaseException:
+                code = "CANCELLED"
+                raise
+            finally:
+                span.set_attribute("aisle.tenant", call.tenant_id)
+                CALL_SECONDS.labels(call.method, call.door, code).observe(time.perf_counter() - started)
