@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -102,7 +101,9 @@ async def open_grpc_door(
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ]
     )
-    handlers = {name: grpc.unary_unary_rpc_method_handler(_answer(name, dispatcher, default_timeout_s)) for name in dispatcher.methods}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+    for name in dispatcher.methods:
+        handlers[name] = grpc.unary_unary_rpc_method_handler(_answer(name, dispatcher, default_timeout_s))
     server.add_generic_rpc_handlers((_Handlers(handlers),))
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -116,8 +117,3 @@ async def open_grpc_door(
         yield GrpcDoor(server, checks, port)
     finally:
         await server.stop(None)
-
-
-def new_request_id() -> str:
-    """Returns an id for a call that brought none."""
-    return uuid.uuid4().hex
