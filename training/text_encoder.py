@@ -172,6 +172,7 @@ def _compare(exact: onnx.ModelProto, served: onnx.ModelProto, tokenizer: Tokeniz
         cosine = float(one @ other)
         if not cosine >= _LEAST_COSINE:  # NaN too
             raise CorruptDataError(
-                XX,
+                f"the int8 encoder of {source} differs from its float32 twin (cosine {cosine:.3f} for {text!r}): the weights are damaged, "
+                "or this CPU multiplies int8 with saturation (it has no VNNI)",
                 path=source,
             )
