@@ -1,0 +1,198 @@
+"""The embedded Triton: the wheel's `tritonserver` on CPU, with `backend: "onnxruntime"` served by our Python-based backend."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from server.embedded.child import ServerSpec
+from server.errors import FailedPreconditionError
+
+_BACKENDS = Path(__file__).with_name("triton_backends")
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX shared memory lives on Linux
+
+
+@dataclass(frozen=True)
+class TritonWheel:
+    """The parts of the `nvidia-pytriton` wheel, and what its binaries need to run."""
+
+    server: Path
+    python_backend: Path
+    stub: Path
+    libraries: str
+    """Value of LD_LIBRARY_PATH."""
+    python_path: str
+    """Value of PYTHONPATH: where ONNX Runtime is installed."""
+
+    def environment(self, *, threads: int) -> dict[str, str]:
+        """Returns the environment of Triton and of its model processes."""
+        return {
+            "PATH": os.defpath,
+            "LC_ALL": "C.UTF-8",
+            "LD_LIBRARY_PATH": self.libraries,
+            "PYTHONPATH": self.python_path,
+            "PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(threads),
+        }
+
+
+def triton_wheel() -> TritonWheel:
+    """Returns the installed wheel, after running its stub once to see that it loads.
+
+    Raises:
+        FailedPreconditionError: The wheel, a stub for this Python or `libpython` is missing. The message says how to mend it.
+    """
+    advice = "or set AISLE_TRITON_URL"
+    found = importlib.util.find_spec("pytriton")
+    if found is None or found.origin is None:
+        raise FailedPreconditionError(f"the embedded Triton is not installed; run `pip install 'aisle[embedded]'` {advice}")
+    root = Path(found.origin).parent
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise FailedPreconditionError(f"the embedded Triton has no part for Python {version}; use Python 3.11 or 3.12, {advice}")
+    libraries = [str(root.parent / "nvidia_pytriton.libs"), *_libpython_folders(version)]
+    wheel = TritonWheel(
+        server=root / "tritonserver" / "bin" / "tritonserver",
+        python_backend=root / "tritonserver" / "backends" / "python",
+        stub=stub,
+        libraries=":".join(libraries),
+        python_path=str(root.parent),
+    )
+    missing = _missing_library(wheel)
+    if missing:
+        mend = f"install `libpython{version}` (Debian, Ubuntu) or use a Python built with --enable-shared, {advice}"
+        if "libpython" not in missing:
+            mend = f"install the package that holds it, {advice}"
+        raise FailedPreconditionError(f"the embedded Triton cannot load {missing}; {mend}")
+    return wheel
+
+
+def _libpython_folders(version: str) -> list[str]:
+    """Returns the folders of this interpreter that hold its shared library; none when only the system's loader may know one."""
+    library = f"libpython{version}.so.1.0"
+    candidates = [str(sysconfig.get_config_var("LIBDIR") or ""), str(Path(sys.base_prefix) / "lib")]
+    return [folder for folder in dict.fromkeys(candidates) if folder and (Path(folder) / library).exists()]
+
+
+def _missing_library(wheel: TritonWheel) -> str:
+    """Returns the shared library the stub does not find, or an empty string. The loader itself is asked."""
+    result = subprocess.run(
+        [str(wheel.stub)], env=wheel.environment(threads=1), capture_output=True, text=True, timeout=30, check=False, cwd="/"
+    )
+    marker = "error while loading shared libraries: "
+    return result.stderr.partition(marker)[2].partition(":")[0]
+
+
+def assemble_repository(target: Path, *, model_repository: Path, model_files: Mapping[str, Path]) -> list[str]:
+    """Builds Triton's repository afresh from the shipped configurations and the built files, and returns the models' names.
+
+    `target` holds one folder a model: its `config.pbtxt` copied, its `1/model.onnx` a link to the built file. Models without a file are
+    left out: their bundles load them at run time.
+
+    Raises:
+        FailedPreconditionError: A file or a configuration does not exist.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(mode=0o700, parents=True)
+    for name, built in model_files.items():
+        configuration = model_repository / name / "config.pbtxt"
+        for needed in (configuration, built):
+            if not needed.is_file():
+                raise FailedPreconditionError(f"model {name}: {needed} does not exist; run `aisle models build`", model=name, path=needed)
+        version = target / name / "1"
+        version.mkdir(parents=True)
+        shutil.copyfile(configuration, target / name / "config.pbtxt")
+        (version / "model.onnx").symlink_to(built.resolve())
+    return list(model_files)
+
+
+def _assemble_backends(target: Path, wheel: TritonWheel) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "python").mkdir(mode=0o700, parents=True)
+    for source in (*wheel.python_backend.iterdir(), wheel.stub):
+        (target / "python" / source.name).symlink_to(source)
+    # Our backend is copied: Triton writes nothing there, but Python would write bytecode beside it.
+    for backend in _BACKENDS.iterdir():
+        if backend.is_dir() and not backend.name.startswith("_"):
+            shutil.copytree(backend, target / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def free_port() -> int:
+    """Returns a loopback TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def triton_server(*, data_dir: Path, port: int, wheel: TritonWheel, models: list[str], threads: int) -> ServerSpec:
+    """Returns how Triton runs: gRPC on a loopback port and nothing else, serving `models` of `data_dir/triton/models`."""
+    folder = data_dir / "triton"
+    _assemble_backends(folder / "backends", wheel)
+    # Triton's model processes share memory with it by name; the name keeps instances apart and lets remains be found.
+    prefix = f"aisle_{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]}_"
+    argv = [
+        str(wheel.server),
+        f"--model-repository={folder / 'models'}",
+        f"--backend-directory={folder / 'backends'}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in models),
+        "--grpc-address=127.0.0.1",
+        f"--grpc-port={port}",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        "--allow-gpu-metrics=false",
+        "--log-info=false",
+        "--log-warning=true",
+        "--log-error=true",
+        "--exit-timeout-secs=5",
+        "--disable-auto-complete-config",
+        "--model-load-thread-count=2",
+        "--grpc-infer-thread-count=2",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+    ]
+    return ServerSpec(
+        name="triton",
+        argv=argv,
+        environment=wheel.environment(threads=threads),
+        log_path=data_dir / "logs" / "triton.log",
+        prepare=lambda: _clear_shared_memory(prefix),
+        answers=lambda: triton_answers(f"127.0.0.1:{port}"),
+        grace_s=8.0,
+        ready_s=90.0,
+    )
+
+
+def _clear_shared_memory(prefix: str) -> None:
+    for left in _SHARED_MEMORY.glob(f"{prefix}*"):
+        with suppress(OSError):
+            left.unlink()
+
+
+async def triton_answers(address: str) -> bool:
+    """Returns whether Triton at HOST:PORT is ready: its models are loaded and it answers over gRPC."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        ready = channel.unary_unary(
+            "/inference.GRPCInferenceService/ServerReady",
+            request_serializer=service_pb2.ServerReadyRequest.SerializeToString,
+            response_deserializer=service_pb2.ServerReadyResponse.FromString,
+        )
+        try:
+            return bool((await ready(service_pb2.ServerReadyRequest(), timeout=2.0)).ready)
+        except grpc.RpcError:
+            return False
