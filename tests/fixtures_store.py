@@ -1,0 +1,33 @@
+"""A migrated database and a fresh tenant. `tests/conftest.py` loads this as a plugin."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.domain import TenantId
+from server.embedded import Parts
+from server.store import Database, open_database
+from server.store.migrate import migrate
+from server.store.tenants import create_tenant
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+async def database(parts: Parts) -> AsyncIterator[Database]:
+    """The embedded database with every migration applied, one a test session."""
+    await migrate(parts.database_url)
+    async with open_database(parts.database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def tenant_id(database: Database) -> TenantId:
+    """A tenant that no other test uses."""
+    tenant_id = TenantId(f"t{next(_numbers)}")
+    async with database.system() as connection:
+        await create_tenant(connection, tenant_id)
+    return tenant_id
