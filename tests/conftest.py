@@ -11,6 +11,8 @@ import pytest
 
 from server.embedded import Parts, running_parts
 
+pytest_plugins = ["tests.fixtures_store"]
+
 
 @pytest.fixture(scope="session")
 def short_dir() -> Iterator[Path]:

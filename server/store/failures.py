@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import asyncpg
+import orjson
 
 from server.errors import AbortedError, AisleError, DeadlineExceededError, InvalidArgumentError, NotFoundError, UnavailableError
 
@@ -36,6 +37,10 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], Callable[[str], AisleError]]
         (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError, UnicodeEncodeError),
         lambda _: InvalidArgumentError("a string holds a character that is not text (U+0000 or a lone surrogate); remove it"),
     ),
+    (
+        (orjson.JSONEncodeError,),
+        lambda reason: InvalidArgumentError(f"a JSON value cannot be stored ({reason}); send plain JSON with integers of at most 64 bits"),
+    ),
     (CONNECTION_LOST, lambda reason: UnavailableError("database", f"cannot be reached ({reason}); retry, or check `aisle doctor`")),
     ((asyncpg.InsufficientResourcesError,), lambda reason: UnavailableError("database", f"out of resources ({reason}); retry later")),
 )
@@ -54,7 +59,7 @@ def translated_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeEncodeError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeEncodeError, orjson.JSONEncodeError) as error:
         translated = _translated(error)
         if translated is None:
             raise
@@ -65,6 +70,8 @@ def _translated(error: Exception) -> AisleError | None:
     """Returns our error for the driver's, or None where it tells of a bug."""
     if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):  # not a closed connection but a wrong use of one
         return None
+    if isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError | orjson.JSONEncodeError):
+        error = error.__cause__  # the driver wraps what its encoders raise
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, asyncpg.ForeignKeyViolationError) and str(error.constraint_name).endswith("_tenant_id_fkey"):
         return NotFoundError("tenant", "the tenant does not exist; run `aisle tenants create NAME`")

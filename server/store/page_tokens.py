@@ -44,11 +44,10 @@ def decode_page_token(token: str, arguments: Mapping[str, str]) -> str:
     if not token:
         return ""
     try:
-        content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        last = content[_CHECK_BYTES:].decode()
+        last = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))[_CHECK_BYTES:].decode()
     except (binascii.Error, ValueError):
-        content, last = b"", ""
-    if not last or content[:_CHECK_BYTES] != _check(last.encode(), arguments):
+        last = ""
+    if not last or token != encode_page_token(last, arguments):
         raise InvalidFieldError(
             "page_token", "is not one that the same request returned; send it back unchanged, or leave it out to start anew"
         )
