@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from server.embedded import Parts, running_parts
 
@@ -29,3 +32,37 @@ async def parts(short_dir: Path) -> AsyncIterator[Parts]:
         data_dir=short_dir / "data", database=True, redis=True, triton=False, model_files={}, model_repository=short_dir
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def doubler_models(short_dir: Path) -> tuple[Path, dict[str, Path]]:
+    """A Triton repository of one model and its built file: `doubler`, float32 `x` (-1, 3) -> `y` = 2x."""
+    shape = ["batch", 3]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "doubler",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    built = short_dir / "doubler.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), built)
+    configuration = short_dir / "repository" / "doubler" / "config.pbtxt"
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text(
+        'name: "doubler"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
+        'input [ { name: "x" data_type: TYPE_FP32 dims: [ -1, 3 ] } ]\n'
+        'output [ { name: "y" data_type: TYPE_FP32 dims: [ -1, 3 ] } ]\n'
+        "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
+    )
+    return short_dir / "repository", {"doubler": built}
+
+
+@pytest.fixture(scope="session")
+async def parts_with_triton(parts: Parts, short_dir: Path, doubler_models: tuple[Path, dict[str, Path]]) -> AsyncIterator[Parts]:
+    """`parts` and a Triton that starts with `doubler`; load what else a test needs by the load API."""
+    repository, files = doubler_models
+    async with running_parts(
+        data_dir=short_dir / "triton", database=False, redis=False, triton=True, model_files=files, model_repository=repository
+    ) as running:
+        assert running.triton_url, running.notes
+        yield replace(parts, triton_url=running.triton_url, triton_repository=running.triton_repository)

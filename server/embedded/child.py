@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,8 @@ _STEADY_S = 30.0
 _PROBE_EVERY_S = 5.0
 _PROBE_TIMEOUT_S = 2.0
 _LOG_LIMIT_BYTES = 16 * 1024 * 1024
+_LOG_TAIL_BYTES = 16_384
+_COMPLAINT = re.compile(r"^E\d{4} |\b(?:error|fatal|panic|cannot|unrecognized)\b", re.IGNORECASE)
 _log = logger(__name__)
 
 
@@ -105,12 +108,13 @@ async def start_guarded(spec: ServerSpec, *, lock_fd: int) -> Guarded:
     return Guarded(process, write_fd)
 
 
-def log_tail(path: Path, *, lines: int = 4) -> str:
-    """Returns the last lines of a log as one line, or an empty string."""
+def log_tail(path: Path, *, start: int, lines: int = 2) -> str:
+    """Returns what a log says since the byte `start` as one line: its complaints, or else its last lines."""
     with contextlib.suppress(OSError), path.open("rb") as log_file:
-        log_file.seek(max(0, path.stat().st_size - 4096))
-        text = log_file.read().decode("utf-8", "replace").strip().splitlines()
-        return " | ".join(line.strip() for line in text[-lines:])
+        log_file.seek(max(start, path.stat().st_size - _LOG_TAIL_BYTES))
+        text = [line.strip() for line in log_file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        complaints = [line for line in text if _COMPLAINT.search(line)]
+        return " | ".join((complaints or text)[-lines:])[:600]
     return ""
 
 
@@ -147,14 +151,19 @@ class Child:
     async def _start(self) -> None:
         spec = self._spec
         await asyncio.to_thread(spec.prepare)
+        log_start = spec.log_path.stat().st_size if spec.log_path.exists() else 0
         self._guarded = await start_guarded(spec, lock_fd=self._lock_fd)
         patience = time.monotonic() + spec.ready_s
         while not await self._answers():
             code = self._guarded.process.returncode
             if code is not None:
-                raise UnavailableError(spec.name, f"ended with code {code} while starting: {log_tail(spec.log_path)} ({spec.log_path})")
+                raise UnavailableError(
+                    spec.name, f"ended with code {code} while starting: {log_tail(spec.log_path, start=log_start)} ({spec.log_path})"
+                )
             if time.monotonic() > patience:
-                raise UnavailableError(spec.name, f"does not answer after {spec.ready_s:g} s: {log_tail(spec.log_path)} ({spec.log_path})")
+                raise UnavailableError(
+                    spec.name, f"does not answer after {spec.ready_s:g} s: {log_tail(spec.log_path, start=log_start)} ({spec.log_path})"
+                )
             await asyncio.sleep(0.02)
         PART_UP.labels(spec.name).set(1)
 

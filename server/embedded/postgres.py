@@ -166,7 +166,7 @@ async def _make_cluster(programs: Path, data_dir: Path, lock_fd: int) -> None:
         await guarded.stop()
     if code != 0:
         advice = "; running as a user other than root avoids the change of user" if uid >= 0 else ""
-        raise FailedPreconditionError(f"initdb failed with code {code}: {log_tail(log_path)} ({log_path}){advice}")
+        raise FailedPreconditionError(f"initdb failed with code {code}: {log_tail(log_path, start=0)} ({log_path}){advice}")
     fresh.rename(data_dir / "postgres")
 
 

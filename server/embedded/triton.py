@@ -34,19 +34,15 @@ class TritonWheel:
     stub: Path
     libraries: str
     """Value of LD_LIBRARY_PATH."""
-    python_path: str
-    """Value of PYTHONPATH: where ONNX Runtime is installed."""
 
     def environment(self, *, threads: int) -> dict[str, str]:
         """Returns the environment of Triton and of its model processes."""
         return {
-            "PATH": os.defpath,
+            # The stub's interpreter is isolated: it ignores PYTHONPATH, and takes its prefix (a virtual environment's too) from the first
+            # `python3` on PATH.
+            "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
             "LC_ALL": "C.UTF-8",
             "LD_LIBRARY_PATH": self.libraries,
-            "PYTHONPATH": self.python_path,
-            "PYTHONHOME": f"{sys.base_prefix}:{sys.base_exec_prefix}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(threads),
         }
 
@@ -72,7 +68,6 @@ def triton_wheel() -> TritonWheel:
         python_backend=root / "tritonserver" / "backends" / "python",
         stub=stub,
         libraries=":".join(libraries),
-        python_path=str(root.parent),
     )
     missing = _missing_library(wheel)
     if missing:
@@ -125,9 +120,10 @@ def assemble_repository(target: Path, *, model_repository: Path, model_files: Ma
 def _assemble_backends(target: Path, wheel: TritonWheel) -> None:
     shutil.rmtree(target, ignore_errors=True)
     (target / "python").mkdir(mode=0o700, parents=True)
+    # Copies: Triton refuses a library that a link takes out of the backend's folder.
     for source in (*wheel.python_backend.iterdir(), wheel.stub):
-        (target / "python" / source.name).symlink_to(source)
-    # Our backend is copied: Triton writes nothing there, but Python would write bytecode beside it.
+        if source.is_file():
+            shutil.copy2(source, target / "python" / source.name)
     for backend in _BACKENDS.iterdir():
         if backend.is_dir() and not backend.name.startswith("_"):
             shutil.copytree(backend, target / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -163,7 +159,6 @@ def triton_server(*, data_dir: Path, port: int, wheel: TritonWheel, models: list
         "--exit-timeout-secs=5",
         "--disable-auto-complete-config",
         "--model-load-thread-count=2",
-        "--grpc-infer-thread-count=2",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
     ]
     return ServerSpec(
