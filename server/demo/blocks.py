@@ -44,19 +44,20 @@ _SEASON_LINES = {
 
 
 def _block(kind: str, name: str, headline: str, description: str, cta: str, **target: str) -> Item:
+    url = f"/{target.get('category', 'ideas')}"
     return Item(
         item_id=ItemId(f"{kind.replace('_', '-')}-{name.replace('_', '-')}"),
         title=headline,
         description=description,
         categories=(target["category"],) if "category" in target else (),
-        attributes={"headline": headline, "description": description, "cta": cta, "url": f"/{target.get('category', 'ideas')}", **target},
+        attributes={"headline": headline, "description": description, "cta": cta, "url": url, **target},
         content_type=kind,
         language="en",
     )
 
 
 def content_blocks() -> list[Item]:
-    """Returns all blocks. Attributes: `headline description cta url`, and as far as a block is aimed `style category intent_stage season`."""
+    """Returns all blocks. Attributes: `headline description cta url`, and the aim, some of `style category intent_stage season`."""
     blocks = []
     for style, stage in itertools.product(STYLES, STAGES):
         headline, line = _HERO_LINES[style]
