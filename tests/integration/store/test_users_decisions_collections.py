@@ -1,0 +1,90 @@
+import struct
+from datetime import UTC, datetime
+
+import pytest
+
+from server.domain import BundleId, Decision, DecisionId, ItemId, Rung, TenantId, UserId
+from server.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
+from server.store import Database
+from server.store.collections import (
+    StoredVector,
+    changed_vectors,
+    create_collection,
+    delete_collection,
+    delete_vectors,
+    get_collection,
+    list_collections,
+    upsert_vectors,
+)
+from server.store.decisions import get_decision, insert_decisions
+from server.store.users import User, get_user, upsert_users
+
+
+async def test_users_are_replaced_in_bulk_and_equal_ones_left_alone(database: Database, tenant_id: TenantId) -> None:
+    """The last row of a user counts; a repeated import changes nothing."""
+    couple = User(
+        user_id=UserId("u1"), traits={"guests": 80}, locale="pt-PT", time_zone="Europe/Lisbon", event_date=datetime(2027, 6, 5, tzinfo=UTC)
+    )
+    async with database.tenant(tenant_id) as connection:
+        counts = await upsert_users(connection, [User(user_id=UserId("u1")), User(user_id=UserId("u2")), couple])
+        assert (counts.created, counts.updated, counts.unchanged) == (2, 0, 0)
+        assert await get_user(connection, UserId("u1")) == couple
+    async with database.tenant(tenant_id) as connection:
+        counts = await upsert_users(connection, [couple, User(user_id=UserId("u2"), locale="de")])
+        assert (counts.created, counts.updated, counts.unchanged) == (0, 1, 1)
+        with pytest.raises(NotFoundError, match="users/u3"):
+            await get_user(connection, UserId("u3"))
+
+
+async def test_a_decision_reads_back_equal_and_is_written_once(database: Database, tenant_id: TenantId) -> None:
+    """Sending a batch of decisions again adds nothing."""
+    decision = Decision(
+        decision_id=DecisionId("d1"),
+        user_id=UserId("u1"),
+        method="RecommendItems",
+        decide_time=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+        items=(ItemId("a"), ItemId("b")),
+        scores=(0.1 + 0.2, -1e-300),
+        propensities=(1.0, 0.25),
+        candidates=(ItemId("a"), ItemId("b"), ItemId("c")),
+        rung=Rung.NO_RANKER,
+        bundle_id=BundleId("b-1"),
+        runtime="triton",
+        arms={"e": "x"},
+        context={"page": "home"},
+    )
+    async with database.tenant(tenant_id) as connection:
+        assert await insert_decisions(connection, [decision]) == 1
+        assert await insert_decisions(connection, [decision]) == 0
+        assert await get_decision(connection, DecisionId("d1")) == decision
+        with pytest.raises(NotFoundError):
+            await get_decision(connection, DecisionId("d2"))
+
+
+async def test_vectors_of_a_collection_change_in_order(database: Database, tenant_id: TenantId) -> None:
+    """Upserts and deletions of vectors appear in the change feed; wrong lengths and unknown collections are named."""
+    one, two = struct.pack("<2f", 1, 2), struct.pack("<2f", 3, 4)
+    async with database.tenant(tenant_id) as connection:
+        await create_collection(connection, "docs", 2)
+        with pytest.raises(AlreadyExistsError):
+            await create_collection(connection, "docs", 2)
+        with pytest.raises(InvalidFieldError, match="2 float32"):
+            await upsert_vectors(connection, "docs", [StoredVector("a", one + two)])
+        with pytest.raises(NotFoundError, match="collections/nope"):
+            await upsert_vectors(connection, "nope", [])
+        assert (
+            await upsert_vectors(connection, "docs", [StoredVector("a", two), StoredVector("b", two, {"k": 1}), StoredVector("a", one)])
+            == 2
+        )
+        assert await upsert_vectors(connection, "docs", [StoredVector("a", one)]) == 0
+        seen = await changed_vectors(connection, "docs", 0, 10)
+        assert [(vector.vector_id, vector.vector, vector.attributes) for vector in seen] == [("a", one, {}), ("b", two, {"k": 1})]
+        assert await delete_vectors(connection, "docs", ["b", "c"]) == 1
+        (change,) = await changed_vectors(connection, "docs", seen[-1].revision, 10)
+        assert (change.vector_id, change.vector, change.deleted) == ("b", b"", True)
+        assert [collection.collection_id for collection in await list_collections(connection)] == ["docs"]
+        await delete_collection(connection, "docs")
+        with pytest.raises(NotFoundError):
+            await get_collection(connection, "docs")
+        with pytest.raises(NotFoundError):
+            await delete_collection(connection, "docs")
