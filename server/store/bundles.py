@@ -55,8 +55,7 @@ async def register_bundle(
     known = await connection.fetchrow(f"{_SELECT} WHERE bundle_id = $1", bundle_id)
     if known is not None:
         return _stored(known)
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    files = {path.name: await asyncio.to_thread(_describe, path) for path in paths}
+    files = await asyncio.to_thread(_describe, folder)
     await connection.execute(
         "INSERT INTO bundles (bundle_id, state, manifest, files) VALUES ($1, $2, $3, $4)",
         bundle_id,
@@ -64,14 +63,14 @@ async def register_bundle(
         dict(manifest),
         {name: {"bytes": file.size_bytes, "sha256": file.sha256} for name, file in files.items()},
     )
-    for path in paths:
-        with path.open("rb") as stream:
+    for name in files:
+        with (folder / name).open("rb") as stream:
             number = 0
             while content := await asyncio.to_thread(stream.read, _CHUNK_BYTES):
                 await connection.execute(
                     "INSERT INTO bundle_files (bundle_id, name, chunk, content) VALUES ($1, $2, $3, $4)",
                     bundle_id,
-                    path.name,
+                    name,
                     number,
                     content,
                 )
@@ -166,9 +165,12 @@ async def _take_turn(connection: Connection) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext('aisle:bundles'), hashtext(current_setting('aisle.tenant_id')))")
 
 
-def _describe(path: Path) -> BundleFile:
-    with path.open("rb") as stream:
-        return BundleFile(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+def _describe(folder: Path) -> dict[str, BundleFile]:
+    files = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as stream:
+            files[path.name] = BundleFile(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+    return files
 
 
 def _stored(row: asyncpg.Record) -> StoredBundle:

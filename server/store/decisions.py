@@ -53,5 +53,5 @@ async def get_decision(connection: Connection, decision_id: DecisionId) -> Decis
     row = await connection.fetchrow("SELECT * FROM decisions WHERE decision_id = $1", decision_id)
     if row is None:
         raise NotFoundError(f"decisions/{decision_id}")
-    fields = {name: tuple(row[name]) if name in _LISTS else row[name] for name in _COLUMNS}
+    fields: dict[str, Any] = {name: tuple(row[name]) if name in _LISTS else row[name] for name in _COLUMNS}
     return Decision(**{**fields, "rung": Rung(row["rung"])})

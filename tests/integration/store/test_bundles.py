@@ -36,6 +36,16 @@ async def _register(database: Database, tenant_id: TenantId, folder: Path, *name
             await register_bundle(connection, BundleId(name), folder, {"name": name})
 
 
+async def _promote(database: Database, tenant_id: TenantId, *names: str) -> None:
+    async with database.tenant(tenant_id) as connection:
+        for name in names:
+            await promote_bundle(connection, BundleId(name))
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 async def test_a_bundles_files_come_back_byte_for_byte(database: Database, tenant_id: TenantId, folder: Path, tmp_path: Path) -> None:
     """What was registered is what every replica fetches, and registering again changes nothing."""
     await _register(database, tenant_id, folder, "b-1", "b-1")
@@ -43,7 +53,7 @@ async def test_a_bundles_files_come_back_byte_for_byte(database: Database, tenan
     target.mkdir()
     async with database.tenant(tenant_id) as connection:
         bundle = await fetch_bundle(connection, BundleId("b-1"), target)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {path.name: path.read_bytes() for path in target.iterdir()}
+    assert _contents(folder) == _contents(target)
     assert (bundle.state, bundle.manifest) == ("TRAINED", {"name": "b-1"})
 
 
@@ -82,12 +92,7 @@ async def test_promote_and_rollback_walk_the_history(database: Database, tenant_
 async def test_two_promotions_at_once_leave_one_live_bundle(database: Database, tenant_id: TenantId, folder: Path) -> None:
     """Promotions of one tenant take turns; the loser's bundle is retired, not lost."""
     await _register(database, tenant_id, folder, "b-1", "b-2")
-
-    async def promote(name: str) -> None:
-        async with database.tenant(tenant_id) as connection:
-            await promote_bundle(connection, BundleId(name))
-
-    await asyncio.gather(promote("b-1"), promote("b-2"))
+    await asyncio.gather(_promote(database, tenant_id, "b-1"), _promote(database, tenant_id, "b-2"))
     async with database.tenant(tenant_id) as connection:
         assert sorted(bundle.state for bundle in await list_bundles(connection)) == ["LIVE", "RETIRED"]
 
@@ -98,10 +103,7 @@ async def test_replicas_hear_of_a_promotion_once_it_is_committed(database: Datab
     heard: asyncio.Queue[str] = asyncio.Queue()
     async with database.listen(CHANGES, heard.put_nowait):
         with pytest.raises(NotFoundError):
-            async with database.tenant(tenant_id) as connection:
-                await promote_bundle(connection, BundleId("b-1"))
-                await get_bundle(connection, BundleId("b-9"))
+            await _promote(database, tenant_id, "b-1", "b-9")
         assert heard.empty()
-        async with database.tenant(tenant_id) as connection:
-            await promote_bundle(connection, BundleId("b-1"))
+        await _promote(database, tenant_id, "b-1")
         assert await asyncio.wait_for(heard.get(), 10) == f"{tenant_id}:bundles"

@@ -62,6 +62,6 @@ async def test_revoked_and_expired_keys_open_nothing(database: Database, tenant_
 @pytest.mark.parametrize("scopes", [["fly"], [], [""], ["admin", "ADMIN"]])
 async def test_an_unknown_scope_is_named_with_the_known_ones(database: Database, tenant_id: TenantId, scopes: list[str]) -> None:
     """Keys are made with known scopes only, at least one."""
-    with pytest.raises(InvalidFieldError, match="scopes: .*recommend, events"):
+    with pytest.raises(InvalidFieldError, match=r"scopes: .*recommend, events"):
         async with database.tenant(tenant_id) as connection:
             await create_key(connection, scopes)
