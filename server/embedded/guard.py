@@ -39,7 +39,7 @@ _PARENT_POLL_S = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _keep_reach(uid: int, gid: int) -> None:
+def keep_reach(uid: int, gid: int) -> None:
     """Becomes `uid`, keeping of root's powers only that of reading on: the venv and the data folder may lie below a private home.
 
     PostgreSQL refuses to run as root. Without the capability (some containers drop it) the folders must be readable by `uid`.
@@ -63,7 +63,7 @@ def _become_server(order: dict[str, Any], guard: int) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         if order["uid"] >= 0:
-            _keep_reach(order["uid"], order["gid"])
+            keep_reach(order["uid"], order["gid"])
         # After the change of user, which clears it.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != guard:
