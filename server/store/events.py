@@ -1,0 +1,167 @@
+"""Events: counted once by their id, read back as histories, exported for training."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+
+from asyncpg import Record
+
+from server.domain import Event, EventId, Interaction, ItemId, TenantId, UserId
+from server.domain.history import subject_of
+from server.store.database import Connection
+
+# Keys go in by their order, so that two writers of the same events wait for each other instead of deadlocking.
+_INSERT = """
+WITH input AS (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::float8[], $9::text[], $10::jsonb[])
+    WITH ORDINALITY AS input (event_id, user_id, anonymous_id, item_id, event_type, occur_time, value, session_id, properties, place)
+), fresh AS (
+    INSERT INTO event_keys (tenant_id, event_id) SELECT $1, event_id FROM input ORDER BY event_id
+    ON CONFLICT DO NOTHING RETURNING event_id
+)
+INSERT INTO events (tenant_id, event_id, user_id, anonymous_id, item_id, event_type, occur_time, value, session_id, properties)
+SELECT $1, event_id, user_id, anonymous_id, item_id, event_type, occur_time, value, session_id, properties
+FROM input JOIN fresh USING (event_id) ORDER BY place
+RETURNING event_id
+"""
+_ADD_PROFILES = """
+INSERT INTO user_personalization_profiles (tenant_id, user_id) SELECT $1, user_id FROM unnest($2::text[]) AS input (user_id)
+ON CONFLICT DO NOTHING
+"""
+_LOCK_PROFILES = """
+SELECT user_id, engagement_history FROM user_personalization_profiles
+WHERE tenant_id = $1 AND user_id = ANY($2::text[]) ORDER BY user_id FOR UPDATE
+"""
+_WRITE_PROFILES = """
+UPDATE user_personalization_profiles AS profile
+SET engagement_history = input.counts, version = profile.version + 1, update_time = now()
+FROM unnest($2::text[], $3::jsonb[]) AS input (user_id, counts)
+WHERE profile.tenant_id = $1 AND profile.user_id = input.user_id
+"""
+_BEHAVIOR = """
+SELECT events.item_id, event_type, occur_time, value, event_id, session_id, categories
+FROM events LEFT JOIN items ON items.tenant_id = events.tenant_id AND items.item_id = events.item_id
+WHERE events.tenant_id = $1 AND user_id = $2 AND events.item_id IS NOT NULL AND occur_time >= $3
+ORDER BY occur_time DESC, arrival DESC LIMIT $4
+"""
+_EXPORT = """
+SELECT user_id, item_id, event_type, extract(epoch FROM occur_time)::float8, value FROM events
+WHERE tenant_id = $1 AND item_id IS NOT NULL AND occur_time >= $2 AND occur_time < $3
+ORDER BY user_id, occur_time, arrival
+"""
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+END = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+class ExportedInteraction(NamedTuple):
+    """One event on an item, as training reads it."""
+
+    user_id: UserId
+    item_id: ItemId
+    event_type: str
+    occur_time_s: float
+    """Seconds since 1970."""
+    value: float
+
+
+async def apply_events(connection: Connection, tenant_id: TenantId, events: Sequence[Event]) -> list[Event]:
+    """Stores the events that were never stored before, counts them in their users' profiles, and returns them in order.
+
+    All or nothing with the caller's transaction, so an event is in the table exactly if it is in the counters. Two writers that meet take
+    turns by event id, then by user id. Best in batches of hundreds to thousands: the round trips are five, whatever the size.
+
+    Args:
+        connection: In the tenant's transaction.
+        tenant_id: The tenant.
+        events: Of any users, checked before. An event without user is the user's that its `anonymous_id` names.
+    """
+    unique = list({event.event_id: event for event in reversed(events)}.values())[::-1]  # of one id, the first sent is the event
+    if not unique:
+        return []
+    await connection.execute("SELECT aisle_event_partitions($1::date[])", sorted({_month(event) for event in unique}))
+    columns = zip(
+        *(
+            (
+                event.event_id,
+                subject_of(event),
+                event.anonymous_id,
+                event.item_id,
+                event.event_type,
+                event.occur_time,
+                event.value,
+                event.session_id,
+                dict(event.properties),
+            )
+            for event in unique
+        ),
+        strict=True,
+    )
+    fresh = {row["event_id"] for row in await connection.fetch(_INSERT, tenant_id, *map(list, columns))}
+    applied = [event for event in unique if event.event_id in fresh]
+    await _count(connection, tenant_id, applied)
+    return applied
+
+
+async def _count(connection: Connection, tenant_id: TenantId, applied: Sequence[Event]) -> None:
+    added: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for event in applied:
+        added[subject_of(event)][event.event_type] += 1
+    if not added:
+        return
+    users = sorted(added)
+    await connection.execute(_ADD_PROFILES, tenant_id, users)
+    rows = await connection.fetch(_LOCK_PROFILES, tenant_id, users)
+    counts = [dict(Counter(row["engagement_history"]) + added[row["user_id"]]) for row in rows]
+    await connection.execute(_WRITE_PROFILES, tenant_id, [row["user_id"] for row in rows], counts)
+
+
+async def read_behavior(
+    connection: Connection, tenant_id: TenantId, user_id: UserId, *, start_time: datetime = BEGINNING, limit: int = 1000
+) -> tuple[tuple[Interaction, ...], dict[ItemId, tuple[str, ...]]]:
+    """Returns a user's newest interactions, oldest first, and the categories of their items; items unknown to the catalogue have none.
+
+    Args:
+        connection: In the tenant's transaction.
+        tenant_id: The tenant.
+        user_id: The user, or an anonymous id.
+        start_time: Earliest `occur_time`, inclusive.
+        limit: Interactions returned at most.
+    """
+    rows = await connection.fetch(_BEHAVIOR, tenant_id, user_id, start_time, limit)
+    categories = {ItemId(row["item_id"]): tuple(row["categories"] or ()) for row in rows}
+    return interactions_of(rows), categories
+
+
+def interactions_of(newest_first: Sequence[Record]) -> tuple[Interaction, ...]:
+    """Returns rows that start with item_id, event_type, occur_time, value, event_id, session_id as interactions, oldest first."""
+    return tuple(Interaction(ItemId(row[0]), row[1], row[2], row[3], EventId(row[4]), row[5]) for row in reversed(newest_first))
+
+
+async def iter_interactions(
+    connection: Connection, tenant_id: TenantId, *, start_time: datetime = BEGINNING, end_time: datetime = END, chunk: int = 10_000
+) -> AsyncIterator[list[ExportedInteraction]]:
+    """Yields the tenant's events on items, by user and then time, in lists of at most `chunk`; one consistent snapshot, in bounded memory.
+
+    Args:
+        connection: In the tenant's transaction, which stays open meanwhile.
+        tenant_id: The tenant.
+        start_time: Earliest `occur_time`, inclusive.
+        end_time: Latest `occur_time`, exclusive.
+        chunk: Events a list.
+    """
+    cursor = await connection.cursor(_EXPORT, tenant_id, start_time, end_time)
+    while rows := await cursor.fetch(chunk):
+        yield [ExportedInteraction._make(row) for row in rows]
+
+
+async def delete_user_events(connection: Connection, tenant_id: TenantId, user_id: UserId) -> int:
+    """Deletes a user's events and returns how many. Their ids stay known, so an event sent again does not come back."""
+    status = await connection.execute("DELETE FROM events WHERE tenant_id = $1 AND user_id = $2", tenant_id, user_id)
+    return int(status.rpartition(" ")[2])
+
+
+def _month(event: Event) -> date:
+    return event.occur_time.astimezone(UTC).date().replace(day=1)

@@ -1,0 +1,157 @@
+"""Events and decisions as bytes: one JSON object each, and a JSON array of them as the payload of a stream entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from server.domain import BundleId, Decision, DecisionId, Event, EventId, ItemId, Rung, UserId
+from server.errors import InvalidFieldError
+
+_OPTIONS = orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS
+
+
+def pack(records: Iterable[bytes]) -> bytes:
+    """Returns the payload of an entry that holds these records."""
+    return b"[" + b",".join(records) + b"]"
+
+
+def unpack(payload: bytes) -> list[Any]:
+    """Returns the records of a payload as JSON values.
+
+    Raises:
+        ValueError: It is not a JSON array.
+    """
+    records = orjson.loads(payload)
+    if not isinstance(records, list):
+        raise ValueError("payload is not a list of records")  # noqa: TRY004  # one class for every undecodable payload
+    return records
+
+
+def encode_event(event: Event) -> bytes:
+    """Returns the event as a JSON object.
+
+    Raises:
+        InvalidFieldError: It has neither user nor `anonymous_id`, or holds what JSON or Postgres cannot (a NUL character, NaN in
+            `properties`, an unknown type).
+    """
+    if not event.user_id and not event.anonymous_id:
+        raise InvalidFieldError("user", "is empty and so is anonymous_id; send one of them")
+    record: dict[str, Any] = {"id": event.event_id, "user": event.user_id, "type": event.event_type, "time": event.occur_time}
+    record["item"] = event.item_id
+    record["value"] = event.value
+    if event.session_id:
+        record["session"] = event.session_id
+    if event.anonymous_id:
+        record["anonymous"] = event.anonymous_id
+    if event.properties:
+        record["properties"] = event.properties
+    return _encode(record, "event")
+
+
+def decode_event(record: Any) -> Event:
+    """Returns the event of a JSON object that `encode_event` made.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    try:
+        event = Event(
+            event_id=EventId(_text(record, "id")),
+            user_id=UserId(_text(record, "user")),
+            item_id=ItemId(record["item"]) if record.get("item") is not None else None,
+            event_type=_text(record, "type"),
+            occur_time=_time(record, "time"),
+            value=float(record["value"]),
+            session_id=record.get("session", ""),
+            anonymous_id=record.get("anonymous", ""),
+            properties=record.get("properties", {}),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an event: {error!r}") from error
+    if not event.event_id or not (event.user_id or event.anonymous_id):
+        raise ValueError("not an event: it has no id, or no user")
+    return event
+
+
+def encode_decision(decision: Decision) -> bytes:
+    """Returns the decision as a JSON object.
+
+    Raises:
+        InvalidFieldError: `context` holds what JSON cannot.
+    """
+    record = {
+        "id": decision.decision_id,
+        "user": decision.user_id,
+        "method": decision.method,
+        "time": decision.decide_time,
+        "items": decision.items,
+        "scores": decision.scores,
+        "propensities": decision.propensities,
+        "candidates": decision.candidates,
+        "rung": int(decision.rung),
+        "bundle": decision.bundle_id,
+        "runtime": decision.runtime,
+        "arms": dict(decision.arms),
+        "context": dict(decision.context),
+    }
+    return _encode(record, "decision")
+
+
+def decode_decision(record: Any) -> Decision:
+    """Returns the decision of a JSON object that `encode_decision` made.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    try:
+        return Decision(
+            decision_id=DecisionId(_text(record, "id")),
+            user_id=UserId(_text(record, "user")),
+            method=_text(record, "method"),
+            decide_time=_time(record, "time"),
+            items=tuple(record["items"]),
+            scores=tuple(record["scores"]),
+            propensities=tuple(record["propensities"]),
+            candidates=tuple(record["candidates"]),
+            rung=Rung(record["rung"]),
+            bundle_id=BundleId(record["bundle"]),
+            runtime=record["runtime"],
+            arms=record["arms"],
+            context=record["context"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a decision: {error!r}") from error
+
+
+def _encode(record: Mapping[str, Any], kind: str) -> bytes:
+    try:
+        encoded = orjson.dumps(record, option=_OPTIONS)
+    except orjson.JSONEncodeError as error:
+        raise InvalidFieldError(kind, f"cannot be written as JSON ({error}); send strings, numbers, booleans, lists and objects") from error
+    # Postgres has no NUL in text. A literal backslash before u0000 looks alike, so a match is looked at again.
+    if b"\\u0000" in encoded and _has_nul(orjson.loads(encoded)):
+        raise InvalidFieldError(kind, "holds a NUL character (U+0000), which no text may; remove it")
+    return encoded
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(_has_nul(item) for item in value)
+
+
+def _text(record: Any, key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {type(value).__name__}, not text")
+    return value
+
+
+def _time(record: Any, key: str) -> datetime:
+    return datetime.fromisoformat(_text(record, key))

@@ -1,0 +1,181 @@
+"""The durable way in for events: appended to the tenant's Redis stream, acknowledged when Redis has them.
+
+Promise: when `append` returns, the events are in the stream's append-only file (the embedded Redis fsyncs before it answers; a configured
+one needs `appendfsync always` to promise the same). When it raises, they may or may not be: sending them again is right, because an event
+counts once by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from server.domain import Event, TenantId
+from server.errors import UnavailableError
+from server.stream.codec import decode_event, encode_event, pack, unpack
+from server.stream.connection import LOST, stream_key
+
+EVENTS = "events"
+PAYLOAD = b"p"
+_ENTRY_EVENTS = 100
+_ENTRY_BYTES = 512 * 1024
+_WINDOW_S = 0.002
+_FLUSH_ENTRIES = 200
+
+
+@dataclass(slots=True)
+class _Entry:
+    """Events that will be one stream entry; `acknowledged` resolves to its id."""
+
+    tenant_id: TenantId
+    acknowledged: asyncio.Future[str]
+    records: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def has_room(self, size_bytes: int) -> bool:
+        return len(self.records) < _ENTRY_EVENTS and self.size_bytes + size_bytes <= _ENTRY_BYTES
+
+
+class EventLog:
+    """Appends events with group commit, and reads back what a consistency token names.
+
+    Appends that meet within 2 ms share entries and one pipelined write, so a durable write is paid once for all of them.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, *, patience_s: float = 1.0) -> None:
+        """`patience_s`: Seconds a write is tried again before it fails, enough for an embedded Redis to be restarted."""
+        self._redis = client
+        self._patience_s = patience_s
+        self._open: dict[TenantId, _Entry] = {}
+        self._waiting: list[_Entry] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[EventLog]:
+        """Writes while the context is open. Leaving it flushes what was accepted."""
+        self._stopping = False
+        writer = asyncio.create_task(self._write_forever(), name="event-log")
+        try:
+            yield self
+        finally:
+            self._stopping = True
+            self._wake.set()
+            await writer
+
+    async def append(self, tenant_id: TenantId, events: Sequence[Event]) -> list[str]:
+        """Returns the ids of the stream entries that hold the events, in order, once Redis has them durably.
+
+        Order is kept within a call. Entries may hold events of other calls of the same tenant too.
+
+        Raises:
+            InvalidFieldError: An event cannot be stored; nothing of the call is.
+            UnavailableError: Redis did not take them in time. Some may have been taken: send all again.
+        """
+        records = [encode_event(event) for event in events]
+        if self._stopping:
+            raise UnavailableError("redis", "this server is stopping and takes no more events; retry on another")
+        entries = list({id(entry): entry for entry in (self._enqueue(tenant_id, record) for record in records)}.values())
+        self._wake.set()
+        # A caller that gives up must not take the entry from the callers that share it.
+        return await asyncio.gather(*(asyncio.shield(entry.acknowledged) for entry in entries))
+
+    async def read_entry(self, tenant_id: TenantId, entry_id: str) -> list[Event] | None:
+        """Returns the events of an entry, or None when it is no longer in the stream.
+
+        Read-your-writes rests on one order of things: a worker commits events to the database *before* it removes their entry. So whoever
+        gets None and *then* reads the profile finds them in it, and whoever gets events lays them over the profile (`overlay`), which is
+        right whether or not they were committed meanwhile. Reading the profile first would lose what moves between the two reads. The
+        one exception is an event that cannot be stored at all: it is in the dead-letter stream and in no profile.
+
+        Raises:
+            UnavailableError: Redis is down.
+        """
+        key = stream_key(tenant_id, EVENTS)
+        try:
+            found = await self._redis.xrange(key, entry_id, entry_id)
+        except LOST as error:
+            raise UnavailableError("redis", "the event stream does not answer; retry") from error
+        if not found:
+            return None
+        return [decode_event(record) for record in unpack(found[0][1][PAYLOAD])]
+
+    def _enqueue(self, tenant_id: TenantId, record: bytes) -> _Entry:
+        entry = self._open.get(tenant_id)
+        if entry is None or not entry.has_room(len(record)):
+            entry = _Entry(tenant_id, asyncio.get_running_loop().create_future())
+            entry.acknowledged.add_done_callback(_retrieve)
+            self._open[tenant_id] = entry
+            self._waiting.append(entry)
+        entry.records.append(record)
+        entry.size_bytes += len(record)
+        return entry
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            if not self._stopping:
+                await asyncio.sleep(_WINDOW_S)
+            self._wake.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_FLUSH_ENTRIES], self._waiting[_FLUSH_ENTRIES:]
+                for entry in batch:
+                    if self._open.get(entry.tenant_id) is entry:
+                        del self._open[entry.tenant_id]
+                await self._write(batch)
+            if self._stopping:
+                return
+
+    async def _write(self, batch: list[_Entry]) -> None:
+        give_up = time.monotonic() + self._patience_s
+        pause_s = 0.01
+        while batch:
+            try:
+                batch = await self._write_once(batch)
+            except LOST as error:
+                if time.monotonic() + pause_s > give_up:
+                    _fail(batch, UnavailableError("redis", "did not acknowledge the events; send them again, they count once"), error)
+                    return
+            except RedisError as error:
+                _fail(batch, UnavailableError("redis", f"refused the events ({error}); free memory or disk, then send them again"), error)
+                return
+            if batch:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.2)
+
+    async def _write_once(self, batch: list[_Entry]) -> list[_Entry]:
+        """Writes all in one round trip; returns those to try again. The first refusal that waiting cannot mend is raised."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for entry in batch:
+                pipeline.xadd(stream_key(entry.tenant_id, EVENTS), {PAYLOAD: pack(entry.records)})
+            answers = await pipeline.execute(raise_on_error=False)
+        again: list[_Entry] = []
+        for entry, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, LOST):
+                again.append(entry)
+            elif isinstance(answer, Exception):
+                _fail([entry], UnavailableError("redis", f"refused the events ({answer}); free memory or disk, then send them again"), answer)
+            elif not entry.acknowledged.done():
+                entry.acknowledged.set_result(answer.decode())
+        if again and len(again) == len(batch):
+            raise ConnectionError("Redis takes no writes")
+        return again
+
+
+def _fail(batch: list[_Entry], error: UnavailableError, cause: BaseException) -> None:
+    error.__cause__ = cause
+    for entry in batch:
+        if not entry.acknowledged.done():
+            entry.acknowledged.set_exception(error)
+
+
+def _retrieve(future: asyncio.Future[str]) -> None:
+    """Marks the exception as seen: every caller of an entry may have given up before it failed."""
+    if not future.cancelled():
+        future.exception()
