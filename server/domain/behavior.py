@@ -154,8 +154,8 @@ def session_cadence(sessions: Sequence[Session]) -> timedelta | None:
 def intent_stage(history: Sequence[Interaction], sessions: Sequence[Session]) -> IntentStage:
     """Returns how near to a choice the last three sessions are.
 
-    `DECIDE`: an event that commits (inquiry, quote, cart, booking, purchase). `COMPARE`: an event that shortlists (save, share, compare), or
-    fewer distinct items than half of the interactions, at least six of them: the user keeps returning to the same few. Else `EXPLORE`.
+    `DECIDE`: an event that commits (inquiry, quote, cart, booking, purchase). `COMPARE`: an event that shortlists (save, share, compare),
+    or fewer distinct items than half of the interactions, at least six of them: the user keeps returning to the same few. Else `EXPLORE`.
     """
     if not sessions:
         return IntentStage.EXPLORE
@@ -173,9 +173,9 @@ def assign_cluster(
 ) -> Cluster:
     """Returns the first cluster whose rule holds.
 
-    A decision list, so that an assignment can be told to its user in one sentence and needs no training: `NEWCOMER` below five interactions;
-    `DORMANT` when the last one is older than 30 days and than four cadences; `DECIDER` at the stage `DECIDE`; `SPECIALIST` at a
-    concentration of 0.5 or more; `RESEARCHER` with 20 interactions or more on at least 15 distinct
+    A decision list, so that an assignment can be told to its user in one sentence and needs no training: `NEWCOMER` below five
+    interactions; `DORMANT` when the last one is older than 30 days and than four cadences; `DECIDER` at the stage `DECIDE`; `SPECIALIST` at
+    a concentration of 0.5 or more; `RESEARCHER` with 20 interactions or more on at least 15 distinct
     items; else `REGULAR`.
     """
     if len(history) < 5 or recency is None:

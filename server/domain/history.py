@@ -56,8 +56,8 @@ def merge_history(history: Sequence[Interaction], added: Iterable[Interaction]) 
 def overlay(profile: Profile, events: Iterable[Event]) -> Profile:
     """Returns the profile as it will read once these events are applied, whether or not they are yet.
 
-    Only `history` changes. The counters cannot tell an applied event from a pending one, so they wait for the worker. Events of other users,
-    which share stream entries, are passed over.
+    Only `history` changes. The counters cannot tell an applied event from a pending one, so they wait for the worker. Events of other
+    users, which share stream entries, are passed over.
     """
     mine = (interaction_of(event) for event in events if subject_of(event) == profile.user_id)
     return replace(profile, history=merge_history(profile.history, (seen for seen in mine if seen is not None)))

@@ -16,7 +16,8 @@ from server.store.database import Connection
 # Keys go in by their order, so that two writers of the same events wait for each other instead of deadlocking.
 _INSERT = """
 WITH input AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::float8[], $9::text[], $10::jsonb[])
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::float8[], $9::text[],
+        $10::jsonb[])
     WITH ORDINALITY AS input (event_id, user_id, anonymous_id, item_id, event_type, occur_time, value, session_id, properties, place)
 ), fresh AS (
     INSERT INTO event_keys (tenant_id, event_id) SELECT $1, event_id FROM input ORDER BY event_id

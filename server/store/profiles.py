@@ -80,7 +80,9 @@ async def update_profile(
         raise NotFoundError(f"users/{user_id}/profile")
     if version is not None and version != found:
         raise AbortedError(f"the profile of users/{user_id} changed since it was read; read it again and retry", etag=version)
-    assignments = ", ".join(["version = version + 1", "update_time = now()", *(f"{name} = ${place}" for place, name in enumerate(changes, 3))])
+    assignments = ", ".join(
+        ["version = version + 1", "update_time = now()", *(f"{name} = ${place}" for place, name in enumerate(changes, 3))]
+    )
     await connection.execute(
         f"UPDATE user_personalization_profiles SET {assignments} WHERE tenant_id = $1 AND user_id = $2",  # noqa: S608  # names of WRITABLE
         tenant_id,
@@ -99,9 +101,7 @@ async def delete_profile(connection: Connection, tenant_id: TenantId, user_id: U
     the stream but not yet applied, which make a new profile of their own.
     """
     await delete_user_events(connection, tenant_id, user_id)
-    status = await connection.execute(
-        "DELETE FROM user_personalization_profiles WHERE tenant_id = $1 AND user_id = $2", tenant_id, user_id
-    )
+    status = await connection.execute("DELETE FROM user_personalization_profiles WHERE tenant_id = $1 AND user_id = $2", tenant_id, user_id)
     return status != "DELETE 0"
 
 
@@ -126,9 +126,7 @@ async def save_embedding(
     )
 
 
-async def load_embedding(
-    connection: Connection, tenant_id: TenantId, user_id: UserId, model_version: str
-) -> NDArray[np.float32] | None:
+async def load_embedding(connection: Connection, tenant_id: TenantId, user_id: UserId, model_version: str) -> NDArray[np.float32] | None:
     """Returns the vector kept for a user, float32 (1536,), or None when there is none of that bundle."""
     vector: NDArray[np.float32] | None = await connection.fetchval(
         "SELECT user_embedding FROM user_personalization_profiles WHERE tenant_id = $1 AND user_id = $2 AND model_version = $3",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -11,7 +11,7 @@ import orjson
 from server.domain import BundleId, Decision, DecisionId, Event, EventId, ItemId, Rung, UserId
 from server.errors import InvalidFieldError
 
-_OPTIONS = orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS
+_OPTIONS = orjson.OPT_NON_STR_KEYS
 
 
 def pack(records: Iterable[bytes]) -> bytes:
@@ -40,7 +40,8 @@ def encode_event(event: Event) -> bytes:
     """
     if not event.user_id and not event.anonymous_id:
         raise InvalidFieldError("user", "is empty and so is anonymous_id; send one of them")
-    record: dict[str, Any] = {"id": event.event_id, "user": event.user_id, "type": event.event_type, "time": event.occur_time}
+    record: dict[str, Any] = {"id": event.event_id, "user": event.user_id, "type": event.event_type}
+    record["time"] = _utc(event.occur_time)
     record["item"] = event.item_id
     record["value"] = event.value
     if event.session_id:
@@ -87,7 +88,7 @@ def encode_decision(decision: Decision) -> bytes:
         "id": decision.decision_id,
         "user": decision.user_id,
         "method": decision.method,
-        "time": decision.decide_time,
+        "time": _utc(decision.decide_time),
         "items": decision.items,
         "scores": decision.scores,
         "propensities": decision.propensities,
@@ -153,5 +154,14 @@ def _text(record: Any, key: str) -> str:
     return value
 
 
+def _utc(time: datetime) -> datetime:
+    """Returns the moment in UTC: offsets of old zones have seconds, which RFC 3339 cannot write."""
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise InvalidFieldError("occur_time", "lies outside the years 1 to 9999; send a time within") from error
+
+
 def _time(record: Any, key: str) -> datetime:
-    return datetime.fromisoformat(_text(record, key))
+    time = datetime.fromisoformat(_text(record, key))
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -12,9 +12,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from server.domain import Event, TenantId
 from server.errors import UnavailableError
@@ -104,7 +104,8 @@ class EventLog:
             raise UnavailableError("redis", "the event stream does not answer; retry") from error
         if not found:
             return None
-        return [decode_event(record) for record in unpack(found[0][1][PAYLOAD])]
+        fields: Any = found[0][1]  # redis-py types the fields of every kind of client at once
+        return [decode_event(record) for record in unpack(fields[PAYLOAD])]
 
     def _enqueue(self, tenant_id: TenantId, record: bytes) -> _Entry:
         entry = self._open.get(tenant_id)
@@ -142,8 +143,8 @@ class EventLog:
                 if time.monotonic() + pause_s > give_up:
                     _fail(batch, UnavailableError("redis", "did not acknowledge the events; send them again, they count once"), error)
                     return
-            except RedisError as error:
-                _fail(batch, UnavailableError("redis", f"refused the events ({error}); free memory or disk, then send them again"), error)
+            except Exception as error:  # noqa: BLE001  # a writer that dies would leave every later append waiting
+                _fail(batch, UnavailableError("redis", f"did not take the events ({error}); send them again, they count once"), error)
                 return
             if batch:
                 await asyncio.sleep(pause_s)
@@ -160,7 +161,9 @@ class EventLog:
             if isinstance(answer, LOST):
                 again.append(entry)
             elif isinstance(answer, Exception):
-                _fail([entry], UnavailableError("redis", f"refused the events ({answer}); free memory or disk, then send them again"), answer)
+                _fail(
+                    [entry], UnavailableError("redis", f"refused the events ({answer}); free memory or disk, then send them again"), answer
+                )
             elif not entry.acknowledged.done():
                 entry.acknowledged.set_result(answer.decode())
         if again and len(again) == len(batch):
