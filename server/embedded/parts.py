@@ -14,7 +14,7 @@ from server.embedded.child import Child
 from server.embedded.folders import DataFolder, Parts, private_folder, running_instance, socket_folder
 from server.embedded.postgres import database_url, make_database, postgres_server
 from server.embedded.redis import redis_server, redis_url
-from server.embedded.triton import TritonWheel, assemble_repository, free_port, triton_server, triton_wheel
+from server.embedded.triton import TritonWheel, assemble_repository, free_port, runnable_wheel, triton_server
 from server.errors import AisleError, FailedPreconditionError, UnavailableError
 
 _PORT_ATTEMPTS = 3
@@ -115,7 +115,7 @@ class _Starter:
     async def triton(self, model_repository: Path, model_files: Mapping[str, Path]) -> tuple[str, str]:
         """Returns HOST:PORT and an empty note, or an empty string and why there is no Triton."""
         try:
-            wheel = await asyncio.to_thread(triton_wheel)
+            wheel = await asyncio.to_thread(runnable_wheel)
             models = assemble_repository(self._data_dir / "triton" / "models", model_repository=model_repository, model_files=model_files)
             port = await self._triton_on_free_port(wheel, models)
         except (AisleError, OSError) as error:

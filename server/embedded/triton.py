@@ -46,35 +46,50 @@ class TritonWheel:
             "OMP_NUM_THREADS": str(threads),
         }
 
+    def missing_library(self) -> str:
+        """Returns the shared library that the stub does not find, or an empty string. The loader itself is asked."""
+        result = subprocess.run(
+            [str(self.stub)], env=self.environment(threads=1), capture_output=True, text=True, timeout=30, check=False, cwd="/"
+        )
+        marker = "error while loading shared libraries: "
+        return result.stderr.partition(marker)[2].partition(":")[0]
 
-def triton_wheel() -> TritonWheel:
-    """Returns the installed wheel, after running its stub once to see that it loads.
+
+def triton_wheel(version: str = f"{sys.version_info.major}.{sys.version_info.minor}") -> TritonWheel:
+    """Returns the installed wheel with its stub for a Python version, this one unless named.
 
     Raises:
-        FailedPreconditionError: The wheel, a stub for this Python or `libpython` is missing. The message says how to mend it.
+        FailedPreconditionError: The wheel or its stub for that Python is missing.
     """
-    advice = "or set AISLE_TRITON_URL"
     found = importlib.util.find_spec("pytriton")
     if found is None or found.origin is None:
-        raise FailedPreconditionError(f"the embedded Triton is not installed; run `pip install 'aisle[embedded]'` {advice}")
+        raise FailedPreconditionError("the embedded Triton is not installed; run `pip install 'aisle[embedded]'` or set AISLE_TRITON_URL")
     root = Path(found.origin).parent
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.exists():
-        raise FailedPreconditionError(f"the embedded Triton has no part for Python {version}; use Python 3.11 or 3.12, {advice}")
-    libraries = [str(root.parent / "nvidia_pytriton.libs"), *_libpython_folders(version)]
-    wheel = TritonWheel(
+        raise FailedPreconditionError(f"no embedded Triton for Python {version}; use Python 3.11 or 3.12, or set AISLE_TRITON_URL")
+    return TritonWheel(
         server=root / "tritonserver" / "bin" / "tritonserver",
         python_backend=root / "tritonserver" / "backends" / "python",
         stub=stub,
-        libraries=":".join(libraries),
+        libraries=":".join([str(root.parent / "nvidia_pytriton.libs"), *_libpython_folders(version)]),
     )
-    missing = _missing_library(wheel)
+
+
+def runnable_wheel() -> TritonWheel:
+    """Returns the installed wheel, after running its stub once to see that it loads.
+
+    Raises:
+        FailedPreconditionError: It cannot run here. The message says how to mend it.
+    """
+    wheel = triton_wheel()
+    missing = wheel.missing_library()
     if missing:
-        mend = f"install `libpython{version}` (Debian, Ubuntu) or use a Python built with --enable-shared, {advice}"
-        if "libpython" not in missing:
-            mend = f"install the package that holds it, {advice}"
-        raise FailedPreconditionError(f"the embedded Triton cannot load {missing}; {mend}")
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        package = "install the package that holds it"
+        if "libpython" in missing:
+            package = f"install `libpython{version}` (Debian, Ubuntu) or use a Python built with --enable-shared"
+        raise FailedPreconditionError(f"the embedded Triton cannot load {missing}; {package}, or set AISLE_TRITON_URL")
     return wheel
 
 
@@ -83,15 +98,6 @@ def _libpython_folders(version: str) -> list[str]:
     library = f"libpython{version}.so.1.0"
     candidates = [str(sysconfig.get_config_var("LIBDIR") or ""), str(Path(sys.base_prefix) / "lib")]
     return [folder for folder in dict.fromkeys(candidates) if folder and (Path(folder) / library).exists()]
-
-
-def _missing_library(wheel: TritonWheel) -> str:
-    """Returns the shared library the stub does not find, or an empty string. The loader itself is asked."""
-    result = subprocess.run(
-        [str(wheel.stub)], env=wheel.environment(threads=1), capture_output=True, text=True, timeout=30, check=False, cwd="/"
-    )
-    marker = "error while loading shared libraries: "
-    return result.stderr.partition(marker)[2].partition(":")[0]
 
 
 def assemble_repository(target: Path, *, model_repository: Path, model_files: Mapping[str, Path]) -> list[str]:
