@@ -87,10 +87,7 @@ class Decoder:
             except KeyError:
                 raise MisfitError(f"is not an extension of {descriptor.full_name}", name) from None
             return self.field_function(field), None
-        known = [field.json_name for field in descriptor.fields]
-        close = difflib.get_close_matches(name, known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'no fields'}"
-        raise MisfitError(f"is not a field of {descriptor.full_name}; {mend}", name[:100])
+        raise no_such_field(descriptor, name)
 
     def field_function(self, field: FieldDescriptor) -> Decode:
         """Returns the function that sets one field of a message."""
@@ -198,6 +195,14 @@ class Decoder:
             message.value = inner.SerializeToString()
         except ProtoEncodeError as error:
             raise MisfitError(f"lacks a required field: {error}") from error
+
+
+def no_such_field(descriptor: Descriptor, name: str) -> MisfitError:
+    """Returns the error of an unknown field name, with the nearest name that there is."""
+    known = [field.json_name for field in descriptor.fields]
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    mend = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'no fields'}"
+    return MisfitError(f"is not a field of {descriptor.full_name}; {mend}", name[:100])
 
 
 def _getter(field: FieldDescriptor) -> Callable[[Any], Any]:

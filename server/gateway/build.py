@@ -1,0 +1,51 @@
+"""Puts the HTTP door together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from server.gateway.asgi import Gateway
+from server.gateway.http import AsgiApp
+from server.gateway.operations import Ready, operation_pages
+from server.interceptors.call import Dispatcher
+
+
+def build_gateway(
+    dispatcher: Dispatcher,
+    *,
+    pool: DescriptorPool,
+    comments: Mapping[str, str],
+    ready: Ready,
+    title: str,
+    version: str,
+    max_body_bytes: int,
+    default_timeout_s: float,
+    mounts: Mapping[str, AsgiApp],
+) -> Gateway:
+    """Returns the ASGI application: transcoded routes, `/healthz/*`, `/metrics`, `/openapi.json`, `/docs`, and the mounts.
+
+    Args:
+        dispatcher: Answers the calls.
+        pool: Holds the types of its methods.
+        comments: Full name -> comment, from `descriptors.load_set(...).comments`; they become the reference's text.
+        ready: What keeps this process from serving.
+        title: Of the API, in the reference.
+        version: Of the API, in the reference.
+        max_body_bytes: A larger request body is refused with 413.
+        default_timeout_s: Deadline of a request without `grpc-timeout`.
+        mounts: Path -> ASGI application. A path that ends in `/` also takes all paths under it, but for `/` itself.
+
+    Raises:
+        TemplateError: A method's HTTP rule is wrong.
+    """
+    del comments, title, version
+    return Gateway(
+        dispatcher,
+        pool=pool,
+        max_body_bytes=max_body_bytes,
+        default_timeout_s=default_timeout_s,
+        pages=operation_pages(ready),
+        mounts=mounts,
+    )

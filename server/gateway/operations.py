@@ -1,0 +1,32 @@
+"""Pages for operators: health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from server.gateway.asgi import Page
+from server.gateway.codec import dumps
+from server.gateway.replies import Reply
+
+Ready = Callable[[], Awaitable[Sequence[str]]]
+"""Returns what keeps this process from serving, such as `database: down`. Empty when it serves."""
+
+
+def operation_pages(ready: Ready) -> dict[str, Page]:
+    """Returns `/healthz/live`, `/healthz/ready` and `/metrics`."""
+
+    async def live_page() -> Reply:
+        return Reply(200, dumps({"status": "SERVING"}))
+
+    async def ready_page() -> Reply:
+        missing = await ready()
+        if missing:
+            return Reply(503, dumps({"status": "NOT_SERVING", "missing": list(missing)}))
+        return Reply(200, dumps({"status": "SERVING"}))
+
+    async def metrics_page() -> Reply:
+        return Reply(200, generate_latest(), CONTENT_TYPE_LATEST)
+
+    return {"/healthz/live": live_page, "/healthz/ready": ready_page, "/metrics": metrics_page}
