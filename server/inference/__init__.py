@@ -1,5 +1,6 @@
 """Models behind one small contract: two runtimes, a router over them, and the two things that are asked of models."""
 
+from server.inference.assembly import Inference, open_inference
 from server.inference.contract import (
     RANKER,
     RANKER_FEATURES,
@@ -11,15 +12,33 @@ from server.inference.contract import (
     Tensors,
     TensorSpec,
 )
+from server.inference.encoder import BuiltEncoder, read_encoder
+from server.inference.local import LocalRuntime
+from server.inference.rank import Ranker, RankerScores
+from server.inference.router import Answer, Router
+from server.inference.text import TextEmbeddings, TextEncoder
+from server.inference.triton import TritonRuntime
 
 __all__ = [
     "RANKER",
     "RANKER_FEATURES",
     "TEXT_DIMENSION",
     "TEXT_ENCODER",
+    "Answer",
     "Array",
+    "BuiltEncoder",
+    "Inference",
+    "LocalRuntime",
     "ModelSpec",
+    "Ranker",
+    "RankerScores",
+    "Router",
     "Runtime",
     "TensorSpec",
     "Tensors",
+    "TextEmbeddings",
+    "TextEncoder",
+    "TritonRuntime",
+    "open_inference",
+    "read_encoder",
 ]

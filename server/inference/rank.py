@@ -1,0 +1,75 @@
+"""Candidates' features to scores, with a bundle's ranker.
+
+Shapes: B candidates, F features in the order of RANKER_FEATURES.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.inference.contract import RANKER
+from server.inference.router import Router
+
+_ROWS = 4096
+"""Candidates of one model call: `max_batch_size` of model_repository/ranker."""
+
+
+class RankerScores(NamedTuple):
+    """Scores of one request's candidates."""
+
+    scores: NDArray[np.float32]
+    """(B,), larger is better."""
+    runtime: str
+    """`triton` or `local`; empty when there was nothing to score."""
+
+
+class Ranker:
+    """Scores candidates with a bundle's ranker, a model of a router that `load` put there."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    @staticmethod
+    def model_name(bundle_id: str) -> str:
+        """Returns the name a bundle's ranker is loaded under."""
+        return f"{RANKER.name}-{bundle_id}"
+
+    async def load(self, model_name: str, onnx: bytes | Path) -> None:
+        """Makes a ranker answer under `model_name`, on every runtime.
+
+        Raises:
+            CorruptDataError: `onnx` is no ranker.
+            UnavailableError: No runtime takes it.
+        """
+        await self._router.load(model_name, RANKER, onnx)
+
+    async def unload(self, model_name: str) -> None:
+        """Frees a ranker. An unknown name is no error."""
+        await self._router.unload(model_name)
+
+    async def score(self, model_name: str, features: NDArray[np.float32], *, deadline: float) -> RankerScores:
+        """Returns a score for each candidate.
+
+        Args:
+            model_name: As given to `load`.
+            features: float32, (B, F), finite. B may be 0.
+            deadline: time.monotonic() by which the answer is wanted.
+
+        Raises:
+            InvalidFieldError: `features` has another shape or type, or holds NaN.
+            NotFoundError: No such ranker is loaded.
+            DeadlineExceededError: The deadline passed.
+            UnavailableError: No runtime works.
+        """
+        parts: list[NDArray[np.float32]] = []
+        runtimes: set[str] = set()
+        for start in range(0, len(features), _ROWS):
+            rows = {"features": features[start : start + _ROWS]}
+            outputs, runtime = await self._router.infer(model_name, RANKER, rows, deadline=deadline)
+            parts.append(outputs["scores"])
+            runtimes.add(runtime)
+        return RankerScores(np.concatenate(parts) if parts else np.empty(0, np.float32), "+".join(sorted(runtimes)))
