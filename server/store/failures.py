@@ -8,7 +8,15 @@ from contextlib import contextmanager
 import asyncpg
 import orjson
 
-from server.errors import AbortedError, AisleError, DeadlineExceededError, InvalidArgumentError, NotFoundError, UnavailableError
+from server.errors import (
+    AbortedError,
+    AisleError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 
 CONNECTION_LOST = (
     OSError,
@@ -28,6 +36,10 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], Callable[[str], AisleError]]
     (
         (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError),
         lambda _: AbortedError("another writer changed the same rows; read again and retry"),
+    ),
+    (
+        (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedColumnError),
+        lambda reason: FailedPreconditionError(f"the database lacks a migration ({reason}); run `aisle migrate`"),
     ),
     (
         (asyncpg.DiskFullError,),
@@ -54,6 +66,7 @@ def translated_errors() -> Iterator[None]:
         UnavailableError: The database is unreachable, restarting, full or out of connections.
         DeadlineExceededError: The statement ran past the time that `timeout_s` gave it.
         AbortedError: Two writers met.
+        FailedPreconditionError: The database was never migrated, or not to this release.
         NotFoundError: The tenant was never created.
         InvalidArgumentError: A string holds U+0000 or a lone surrogate, which the database cannot store.
     """
@@ -75,4 +88,6 @@ def _translated(error: Exception) -> AisleError | None:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, asyncpg.ForeignKeyViolationError) and str(error.constraint_name).endswith("_tenant_id_fkey"):
         return NotFoundError("tenant", "the tenant does not exist; run `aisle tenants create NAME`")
+    if isinstance(error, asyncpg.InvalidParameterValueError) and "aisle_app" in reason:
+        return FailedPreconditionError(f"the database was never migrated ({reason}); run `aisle migrate`")
     return next((make(reason) for kinds, make in _MEANINGS if isinstance(error, kinds)), None)

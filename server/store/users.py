@@ -1,4 +1,4 @@
-"""Users as their tenant states them. What is learned of them stands in `profiles`."""
+"""Users in bulk, as their tenant states them. One user's facts are read and changed through `profiles`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from server.domain import UserId
-from server.errors import NotFoundError
 from server.store.database import Connection
 from server.store.staging import stage
 
@@ -35,27 +34,20 @@ class UserCounts:
     unchanged: int
 
 
-async def get_user(connection: Connection, user_id: UserId) -> User:
-    """Returns a user.
-
-    Raises:
-        NotFoundError: Nothing was stated about the user; events may exist all the same.
-    """
-    row = await connection.fetchrow("SELECT user_id, traits, locale, time_zone, event_date FROM users WHERE user_id = $1", user_id)
-    if row is None:
-        raise NotFoundError(f"users/{user_id}")
-    return User(**row)
-
-
 async def upsert_users(connection: Connection, users: Iterable[User]) -> UserCounts:
-    """Creates or replaces users in bulk; of several with one id the last counts. All or nothing."""
+    """Creates users or replaces their stated facts in bulk; of several with one id the last counts. All or nothing.
+
+    A user of whom so far only events were known counts as updated.
+    """
     records = {user.user_id: tuple(getattr(user, name) for name in _WRITTEN) for user in users}
-    staged = await stage(connection, "users", _WRITTEN, records.values())
+    staged = await stage(connection, "user_personalization_profiles", _WRITTEN, records.values())
+    await connection.execute(f"INSERT INTO users (user_id) SELECT user_id FROM {staged} ORDER BY user_id ON CONFLICT DO NOTHING")  # noqa: S608  # names are ours
     row = await connection.fetchrow(
-        "WITH written AS (INSERT INTO users (user_id, traits, locale, time_zone, event_date) "  # noqa: S608  # names are ours
-        f"SELECT user_id, traits, locale, time_zone, event_date FROM {staged} ON CONFLICT (tenant_id, user_id) DO UPDATE "
-        "SET traits = excluded.traits, locale = excluded.locale, time_zone = excluded.time_zone, event_date = excluded.event_date, "
-        "update_time = now() WHERE (users.traits, users.locale, users.time_zone, users.event_date) IS DISTINCT FROM "
+        "WITH written AS (INSERT INTO user_personalization_profiles AS old (user_id, traits, locale, time_zone, event_date, version) "  # noqa: S608
+        f"SELECT user_id, traits, locale, time_zone, event_date, 1 FROM {staged} ORDER BY user_id "
+        "ON CONFLICT (tenant_id, user_id) DO UPDATE SET traits = excluded.traits, locale = excluded.locale, "
+        "time_zone = excluded.time_zone, event_date = excluded.event_date, version = old.version + 1, update_time = now() "
+        "WHERE (old.traits, old.locale, old.time_zone, old.event_date) IS DISTINCT FROM "
         "(excluded.traits, excluded.locale, excluded.time_zone, excluded.event_date) RETURNING xmax = 0 AS created) "
         "SELECT count(*) FILTER (WHERE created) AS created, count(*) AS written FROM written"
     )

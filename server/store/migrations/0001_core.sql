@@ -40,16 +40,11 @@ CREATE TABLE api_keys (
     PRIMARY KEY (tenant_id, key_id)
 );
 
--- What a tenant states about a user. What is learned stands in user_personalization_profiles.
+-- Users that a tenant named, as opposed to those known from events alone. Facts about either stand in user_personalization_profiles.
 CREATE TABLE users (
     tenant_id text NOT NULL DEFAULT current_setting('aisle.tenant_id') REFERENCES tenants,
     user_id text NOT NULL,
-    traits jsonb NOT NULL DEFAULT '{}',
-    locale text NOT NULL DEFAULT '',
-    time_zone text NOT NULL DEFAULT '',
-    event_date timestamptz,
     create_time timestamptz NOT NULL DEFAULT now(),
-    update_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, user_id)
 );
 
