@@ -9,7 +9,7 @@ import click
 _COMMANDS = {
     "up": "serving",
     "serve": "serving",
-    "gateway": "serving",
+    "gateway": "gateway",
     "migrate": "admin",
     "tenants": "admin",
     "keys": "admin",

@@ -28,7 +28,7 @@ from server.gateway.http import (
     send_reply,
 )
 from server.gateway.replies import HttpError, Reply, error_reply
-from server.gateway.rules import Match, Miss, Route, RouteTable, build_table
+from server.gateway.rules import Match, Miss, Route, RouteTable
 from server.interceptors.call import Call, CallError, Dispatcher
 from server.interceptors.status import status_of, unimplemented
 from server.telemetry import logger
@@ -49,38 +49,32 @@ class Gateway:
         self,
         dispatcher: Dispatcher,
         *,
+        table: RouteTable,
         pool: DescriptorPool,
         max_body_bytes: int,
         default_timeout_s: float,
         pages: Mapping[str, Page],
         mounts: Mapping[str, AsgiApp],
     ) -> None:
-        """Compiles the routes.
+        """Compiles what each route needs.
 
         Args:
             dispatcher: Answers the calls.
+            table: The routes to its methods.
             pool: Holds the types of its methods.
             max_body_bytes: A larger body is refused with 413.
             default_timeout_s: Deadline of a request without `grpc-timeout`.
             pages: Path -> what GET gives there.
-            mounts: Path -> ASGI application. A path that ends in `/` also takes all paths under it, but for `/` itself.
-
-        Raises:
-            TemplateError: A method's HTTP rule is wrong.
+            mounts: Path -> ASGI application that answers there.
         """
         self._dispatcher = dispatcher
         self._codec = Codec(pool)
-        self._table = build_table(dispatcher.methods)
+        self._table = table
         self._binders = {id(route): Binder(route, self._codec) for route in self._table.routes}
         self._max_body_bytes = max_body_bytes
         self._default_timeout_s = default_timeout_s
         self._pages = pages
         self._mounts = mounts
-
-    @property
-    def table(self) -> RouteTable:
-        """The transcoded routes."""
-        return self._table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. A client that leaves cancels its call."""
@@ -89,7 +83,7 @@ class Gateway:
             return
         if scope["type"] != "http":
             return
-        mount = self._mount(scope["path"])
+        mount = self._mounts.get(scope["path"])
         if mount is not None:
             await mount(scope, receive, send)
             return
@@ -98,13 +92,6 @@ class Gateway:
         except Disconnected:
             return
         await send_reply(send, reply, head=scope["method"] == "HEAD")
-
-    def _mount(self, path: str) -> AsgiApp | None:
-        if path in self._mounts:
-            return self._mounts[path]
-        return next(
-            (app for prefix, app in self._mounts.items() if prefix != "/" and prefix.endswith("/") and path.startswith(prefix)), None
-        )
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         """Returns the reply, whatever happens.

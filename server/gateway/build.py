@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.descriptor_pool import DescriptorPool
+from starlette.routing import Route, Router
 
 from server.gateway.asgi import Gateway
-from server.gateway.http import AsgiApp
+from server.gateway.openapi import openapi_document
 from server.gateway.operations import Ready, operation_pages
+from server.gateway.reference import reference_pages
+from server.gateway.rules import build_table
 from server.interceptors.call import Dispatcher
 
 
@@ -22,9 +25,9 @@ def build_gateway(
     version: str,
     max_body_bytes: int,
     default_timeout_s: float,
-    mounts: Mapping[str, AsgiApp],
+    pages: Sequence[Route],
 ) -> Gateway:
-    """Returns the ASGI application: transcoded routes, `/healthz/*`, `/metrics`, `/openapi.json`, `/docs`, and the mounts.
+    """Returns the ASGI application: transcoded routes, `/healthz/*`, `/metrics`, `/openapi.json`, `/docs`, and `pages`.
 
     Args:
         dispatcher: Answers the calls.
@@ -35,17 +38,20 @@ def build_gateway(
         version: Of the API, in the reference.
         max_body_bytes: A larger request body is refused with 413.
         default_timeout_s: Deadline of a request without `grpc-timeout`.
-        mounts: Path -> ASGI application. A path that ends in `/` also takes all paths under it, but for `/` itself.
+        pages: Starlette routes of fixed paths, answered before all others.
 
     Raises:
         TemplateError: A method's HTTP rule is wrong.
     """
-    del comments, title, version
+    table = build_table(dispatcher.methods)
+    document = openapi_document(table, comments, title=title, version=version)
+    router = Router(pages)
     return Gateway(
         dispatcher,
+        table=table,
         pool=pool,
         max_body_bytes=max_body_bytes,
         default_timeout_s=default_timeout_s,
-        pages=operation_pages(ready),
-        mounts=mounts,
+        pages={**operation_pages(ready), **reference_pages(document)},
+        mounts={page.path: router for page in pages},
     )

@@ -15,11 +15,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from server.errors import InvalidArgumentError
+
 _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LITERAL = re.compile(r"[^/{}*:=?#\s]+")
 
 
-class TemplateError(ValueError):
+class TemplateError(InvalidArgumentError):
     """A path template that the grammar does not allow. The message shows the template and the position."""
 
 
