@@ -70,7 +70,7 @@ def couple(seed: int, number: int, now: datetime) -> Couple:
             "home_city": home.name,
             "style": style,
             "styles": [style, second],
-            "budget": budget,
+            "total_budget": budget,
             "currency": city.currency,
             "price_band": round(band),
             "guests": guests,

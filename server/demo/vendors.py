@@ -102,12 +102,12 @@ def _vendor(seed: int, now: datetime, category: Category, city: City, number: in
         "price_unit": category.unit,
         "rating": rating,
         "review_count": int(choose.paretovariate(1.1) * 6) % 400,
-        "seasons": seasons,
+        "season": seasons,
         "outdoor": style in {"garden", "coastal", "rustic", "bohemian"} and choose.random() < 0.8,
         "booked_days": _booked_days(choose, now),
     }
     if capacity:
-        attributes |= {"capacity_min": capacity // 5, "capacity_max": capacity}
+        attributes |= {"capacity": capacity, "capacity_min": capacity // 5}
     # Most vendors have been there throughout; some closed, some are new, and couples only meet those that are open.
     fate = choose.random()
     open_from = now - timedelta(days=choose.randrange(5, 150)) if fate > 0.94 else None

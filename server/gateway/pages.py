@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 from jinja2 import Environment, FileSystemLoader
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -27,7 +28,8 @@ from aisle.v1 import event_service_pb2 as events
 from aisle.v1 import item_service_pb2 as items
 from aisle.v1 import personalization_service_pb2 as personalization
 from aisle.v1 import recommendation_service_pb2 as recommendation
-from server.interceptors.call import Call, CallError, Dispatcher
+from server.gateway.http import AsgiApp, call_of, headers_of
+from server.interceptors.call import CallError, Dispatcher
 
 ACTIONS = {"view": "Look closer", "save": "Save", "enquire": "Enquire", "book": "Book"}
 """Event types that the page sends, and the words on their buttons."""
@@ -89,15 +91,15 @@ class Pages:
             loader=FileSystemLoader(folder), autoescape=True, enable_async=True, trim_blocks=True, lstrip_blocks=True
         )
 
-    def routes(self) -> list[Route]:
-        """Returns the page's routes, to be put before the API's."""
-        return [Route("/", self.home, methods=["GET"]), Route("/act", self.act, methods=["POST"])]
+    def app(self) -> Starlette:
+        """Returns the application of both paths."""
+        return Starlette(routes=[Route("/", self.home, methods=["GET"]), Route("/act", self.act, methods=["POST"])])
 
     async def home(self, request: Request) -> Response:
         """Shows the users to pick from, and the one picked."""
         query = request.query_params
         user_id = query.get("user", "").strip().removeprefix("users/")
-        calls = _Calls(self._dispatcher, request, time.monotonic() + self._timeout_s)
+        calls = _Calls(self._dispatcher, request, self._timeout_s)
         try:
             shown = await _user_page(calls, user_id, query.get("token", ""), [item for item in query.get("before", "").split(",") if item])
             shown["did"] = await _what_was_done(calls, query.get("did", ""), query.get("item", ""))
@@ -115,7 +117,7 @@ class Pages:
         user_id, item, did = form.get("user", ""), form.get("item", ""), form.get("did", "")
         if did not in ACTIONS or not user_id or not item:
             return await self._page(400, "home.html", error=f"The form needs user, item and did, which is one of {', '.join(ACTIONS)}.")
-        calls = _Calls(self._dispatcher, request, time.monotonic() + self._timeout_s)
+        calls = _Calls(self._dispatcher, request, self._timeout_s)
         event = events.Event(event_id=str(uuid.uuid4()), user=f"users/{user_id}", item=item, event_type=did)
         try:
             reply = await calls.get("EventService", "IngestEvents", events.IngestEventsRequest(events=[event]), events.IngestEventsResponse)
@@ -139,6 +141,12 @@ class Pages:
             "cache-control": "no-store",
         }
         return HTMLResponse(html, status, headers)
+
+
+def demo_pages(dispatcher: Dispatcher) -> Mapping[str, AsgiApp]:
+    """Returns the page for a gateway's `mounts`."""
+    app = Pages(dispatcher).app()
+    return {"/": app, "/act": app}
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -166,11 +174,11 @@ def _from_this_page(request: Request) -> bool:
 class _Calls:
     """Sends one visitor's calls through the same chain as everybody's."""
 
-    def __init__(self, dispatcher: Dispatcher, request: Request, deadline: float) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: Request, timeout_s: float) -> None:
         self._dispatcher = dispatcher
-        self._metadata = {key.lower(): value for key, value in request.headers.items()}
-        self._loopback = request.client is not None and request.client.host in {"127.0.0.1", "::1"}
-        self._deadline = deadline
+        self._scope = request.scope
+        self._headers = headers_of(request.scope)
+        self._deadline = time.monotonic() + timeout_s
 
     async def get(self, service: str, method: str, request: Message, kind: type[_Reply]) -> _Reply:
         """Returns the reply of a method.
@@ -178,9 +186,8 @@ class _Calls:
         Raises:
             CallError: The call failed.
         """
-        call = Call(
-            method=f"/aisle.v1.{service}/{method}", door="http", metadata=self._metadata, deadline=self._deadline, loopback=self._loopback
-        )
+        name = f"/aisle.v1.{service}/{method}"
+        call = call_of(self._scope, self._headers, method=name, default_timeout_s=self._deadline - time.monotonic())
         reply = await self._dispatcher.unary(call, request)
         assert isinstance(reply, kind)
         return reply

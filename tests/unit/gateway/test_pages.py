@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from google.protobuf.message import Message
-from starlette.applications import Starlette
 
 from aisle.v1 import event_service_pb2, item_service_pb2, personalization_service_pb2, recommendation_service_pb2
 from server.errors import NotFoundError, UnavailableError
@@ -75,7 +74,7 @@ async def browser(world: _World) -> AsyncIterator[httpx.AsyncClient]:
     """A visitor on this machine."""
     modules = (event_service_pb2, item_service_pb2, personalization_service_pb2, recommendation_service_pb2)
     services = {service: world for module in modules for service in module.DESCRIPTOR.services_by_name.values()}
-    app = Starlette(routes=Pages(InProcessDispatcher(services, [convert_errors])).routes())
+    app = Pages(InProcessDispatcher(services, [convert_errors])).app()
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://aisle.test") as client:
         yield client

@@ -1,0 +1,1 @@
+"""Ratio benchmarks: what Aisle costs beside the limits of the same machine in the same minutes."""
