@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -60,6 +61,8 @@ async def running_parts(
     async with AsyncExitStack() as stack:
         folder = await stack.enter_async_context(DataFolder(data_dir))
         sockets = socket_folder(data_dir)
+        if not sockets.is_relative_to(data_dir):
+            stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         start = _Starter(folder, sockets, stack, progress)
         database_task = asyncio.create_task(start.database() if database else _absent())
         redis_task = asyncio.create_task(start.redis() if redis else _absent())

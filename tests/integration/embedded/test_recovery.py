@@ -57,6 +57,7 @@ async def test_two_instances_do_not_meet_however_long_the_folder_is(data_dir: Pa
         sockets = Path(two.redis_url.removeprefix("unix://")).parent
         assert len(str(sockets)) < 60
         assert sockets.stat().st_mode & 0o077 == 0
+    assert not sockets.exists()
 
 
 async def test_a_second_instance_on_the_same_folder_is_refused(start_host: StartHost, data_dir: Path) -> None:
