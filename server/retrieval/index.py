@@ -12,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,9 +21,14 @@ from numpy.typing import NDArray
 from server.domain import Item, ItemId
 from server.errors import InvalidFieldError
 from server.retrieval.filters import Filter
+from server.retrieval.maintenance import Limits, Work, caught_up, compacted, due, extended, learned
 from server.retrieval.scan import BoolArray, FloatArray, IntArray
 from server.retrieval.slots import SlotStore, checked_vectors
 from server.retrieval.view import IndexView, SearchResult, Where
+from server.telemetry import logger
+
+_LOG = logger(__name__)
+_LIMITS = Limits()
 
 
 class ItemIndex:
@@ -34,13 +40,25 @@ class ItemIndex:
     Args:
         dimension: D.
         executor: Where `search` runs, off the event loop. None: the loop's default one.
+        limits: When work in the background is due.
+        background: Whether writes start that work on a thread of its own. Without, the caller calls `maintain`.
     """
 
-    def __init__(self, dimension: int, *, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        *,
+        executor: Executor | None = None,
+        limits: Limits = _LIMITS,
+        background: bool = True,
+    ) -> None:
         self._executor = executor
+        self._limits = limits
+        self._background = background
         self._writing = threading.Lock()
-        self._row_ids: list[ItemId] = []
-        self._row_by_id: dict[ItemId, int] = {}
+        self._maintaining = threading.Lock()
+        self._worker: threading.Thread | None = None
+        self._failed_at = 0
         self._view = IndexView(
             store=SlotStore(dimension),
             generation=0,
@@ -48,8 +66,8 @@ class ItemIndex:
             slots=0,
             slot_of=np.empty(0, np.int32),
             alive=np.empty(0, np.bool_),
-            row_ids=self._row_ids,
-            row_by_id=self._row_by_id,
+            row_ids=[],
+            row_by_id={},
         )
 
     def view(self) -> IndexView:
@@ -107,12 +125,12 @@ class ItemIndex:
         slots = np.arange(view.slots, view.slots + len(items), dtype=np.int32)
         rows = np.empty(len(items), np.int32)
         for place, item in enumerate(items):
-            row = self._row_by_id.setdefault(item.item_id, len(self._row_ids))
-            if row == len(self._row_ids):
-                self._row_ids.append(item.item_id)
+            row = view.row_by_id.setdefault(item.item_id, len(view.row_ids))
+            if row == len(view.row_ids):
+                view.row_ids.append(item.item_id)
             rows[place] = row
         view.store.append(items, vectors, rows)
-        slot_of = np.full(len(self._row_ids), -1, np.int32)
+        slot_of = np.full(len(view.row_ids), -1, np.int32)
         slot_of[: view.rows] = view.slot_of
         alive = np.ones(view.slots + len(items), np.bool_)
         alive[: view.slots] = view.alive
@@ -135,16 +153,50 @@ class ItemIndex:
             return len(rows)
 
     def _publish(self, view: IndexView, *, slots: int, slot_of: NDArray[np.int32], alive: BoolArray) -> None:
-        self._view = IndexView(
-            store=view.store,
-            generation=view.generation,
-            version=view.version + 1,
-            slots=slots,
-            slot_of=slot_of,
-            alive=alive,
-            row_ids=view.row_ids,
-            row_by_id=view.row_by_id,
-        )
+        self._view = replace(view, version=view.version + 1, slots=slots, slot_of=slot_of, alive=alive)
+        if self._background and self._worker is None and due(self._view, self._limits, failed_at=self._failed_at) is not Work.NOTHING:
+            self._worker = threading.Thread(target=self._maintain_all, name="index-maintenance", daemon=True)
+            self._worker.start()
+
+    def _maintain_all(self) -> None:
+        """Works until nothing is due. The check that ends it holds off writes, so none slips between it and the thread's end."""
+        try:
+            while True:
+                self.maintain()
+                with self._writing:
+                    if due(self._view, self._limits, failed_at=self._failed_at) is Work.NOTHING:
+                        self._worker = None
+                        return
+        except (RuntimeError, MemoryError):  # what FAISS and numpy raise
+            _LOG.exception("index maintenance failed; searches stay right, and slow down with every write until it succeeds")
+            with self._writing:
+                self._worker = None
+
+    def maintain(self) -> None:
+        """Does the most pressing work, if any, on this thread: seconds to minutes, while searches and writes go on."""
+        with self._maintaining:
+            view = self._view
+            match due(view, self._limits, failed_at=self._failed_at):
+                case Work.COMPACT:
+                    done = compacted(view, self._limits)
+                    with self._writing:
+                        self._view = caught_up(done, self._view)
+                case Work.LEARN:
+                    codes = learned(view)
+                    self._failed_at = 0 if codes else view.slots
+                    with self._writing:
+                        self._view = replace(self._view, codes=codes)
+                case Work.EXTEND:
+                    codes = extended(view)
+                    with self._writing:
+                        self._view = replace(self._view, codes=codes)
+                case Work.NOTHING:
+                    pass
+
+    def settle(self) -> None:
+        """Waits until no work goes on in the background."""
+        while worker := self._worker:
+            worker.join()
 
     async def search(self, queries: FloatArray, k: int, *, where: Where = None) -> SearchResult:
         """Returns the k best rows for each query; see `IndexView.search_now`.

@@ -6,7 +6,7 @@ Shapes: S slots, D embedding dimensions.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,6 +65,7 @@ class SlotStore:
         self.columns = ItemColumns()
         self.size = 0
         self.max_norm = 0.0
+        self._recent: deque[FloatArray] = deque(maxlen=64)
         self._masks: OrderedDict[Filter, BoolArray] = OrderedDict()
         self._masks_bytes = 0
         self._masks_lock = threading.Lock()
@@ -87,6 +88,14 @@ class SlotStore:
         rows = np.empty(capacity, np.int32)
         rows[: self.size] = self.rows[: self.size]
         self.vectors, self.rows = vectors, rows
+
+    def note_query(self, query: FloatArray) -> None:
+        """Remembers a query, (D,), as one that compressed codes should be good at."""
+        self._recent.append(query)
+
+    def recent_queries(self) -> FloatArray:
+        """Returns a copy of the last queries, (at most 64, D)."""
+        return np.array(list(self._recent), np.float32).reshape(-1, self.dimension)
 
     def mask(self, where: Filter, stop: int) -> BoolArray:
         """Returns which of slots [0, stop) pass a filter, dead ones included, read-only.

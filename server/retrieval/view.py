@@ -5,7 +5,7 @@ Shapes: B queries, N rows, S slots, D embedding dimensions, C candidates, K resu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from server.domain import Item, ItemId
 from server.errors import InvalidFieldError
 from server.retrieval.filters import Filter
+from server.retrieval.nearest import CodeIndex
 from server.retrieval.scan import BoolArray, FloatArray, IntArray, exact_scores, ranked, scan
 from server.retrieval.slots import SlotStore, checked_vectors
 
 MAX_RESULTS = 10_000
 """Largest k."""
+
+_FEW = 256
+"""Allowed rows, beyond 4 k, that are scored one by one rather than found through codes."""
 
 Where = Filter | BoolArray | None
 """What restricts a search: a filter, or one boolean a row (shorter than the view's rows: the rest is excluded), or nothing."""
@@ -59,8 +63,10 @@ class IndexView:
     """(S,): which slots hold an item's present state."""
     row_ids: list[ItemId] = field(repr=False)
     """Row -> id; longer than N when rows were added later."""
-    row_by_id: Mapping[ItemId, int] = field(repr=False)
-    """Id -> row, dead rows included."""
+    row_by_id: dict[ItemId, int] = field(repr=False)
+    """Id -> row, dead rows included; also holds rows added later."""
+    codes: CodeIndex | None = None
+    """Compressed codes of the first slots; None: every search is exact."""
 
     @property
     def dimension(self) -> int:
@@ -139,6 +145,8 @@ class IndexView:
     def search_now(self, queries: FloatArray, k: int, *, where: Where = None) -> SearchResult:
         """Returns the k rows with the largest inner product for each query, on this thread.
 
+        Exact while the index is small; beyond that the mean recall@100 is at least 0.98 (`nearest`), the scores are exact all the same.
+
         Args:
             queries: (B, D); a single vector (D,) counts as one query.
             k: Results a query, in [1, 10000]. Fewer come back if fewer rows pass.
@@ -151,9 +159,9 @@ class IndexView:
         vectors = checked_vectors("vector", vectors[None, :] if vectors.ndim == 1 else vectors, self.dimension)
         if not 1 <= k <= MAX_RESULTS:
             raise InvalidFieldError("k", f"is {k}; send 1 to {MAX_RESULTS}")
-        allowed = self._allowed(where)
-        candidates = self._candidates(vectors, k, allowed)
-        return self._result(vectors, candidates, k)
+        if len(vectors):
+            self.store.note_query(vectors[-1])
+        return self._result(vectors, self._candidates(vectors, k, self._allowed(where)), k)
 
     def _allowed(self, where: Where) -> BoolArray:
         """Returns which slots may be found, (S,)."""
@@ -171,10 +179,19 @@ class IndexView:
     def _candidates(self, queries: FloatArray, k: int, allowed: BoolArray) -> list[IntArray]:
         """Returns slots for each query that hold its k best."""
         vectors, max_norm = self.store.vectors[: self.slots], self.store.max_norm
-        few = np.flatnonzero(allowed)
-        if len(few) * 4 < self.slots:  # gathering a few rows costs less than scoring them all
+        count = int(np.count_nonzero(allowed))
+        if count * 4 < self.slots and (self.codes is None or count <= 4 * k + _FEW):
+            few = np.flatnonzero(allowed)  # gathering a few rows costs less than scoring them all
             return [few[found] for found in scan(queries, vectors[few], None, k, max_norm)]
-        return scan(queries, vectors, None if len(few) == self.slots else allowed, k, max_norm)
+        if self.codes is None:
+            return scan(queries, vectors, None if count == self.slots else allowed, k, max_norm)
+        coded = self.codes.size
+        inside = int(np.count_nonzero(allowed[:coded]))
+        tail = scan(queries, vectors[coded:], allowed[coded:], k, max_norm)
+        if not inside:
+            return [coded + found for found in tail]
+        head = self.codes.search(queries, k, None if inside == coded else allowed[:coded], inside / coded)
+        return [np.concatenate([near, coded + new]) for near, new in zip(head, tail, strict=True)]
 
     def _result(self, queries: FloatArray, candidates: list[IntArray], k: int) -> SearchResult:
         best = [

@@ -13,6 +13,7 @@ from server.domain import Item, ItemId
 from server.errors import InvalidFieldError
 from server.retrieval.filters import compile_filter
 from server.retrieval.index import ItemIndex
+from server.retrieval.maintenance import Limits
 from server.retrieval.slots import FloatArray
 
 
@@ -212,7 +213,7 @@ class IndexAgainstDict(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         """Begins with nothing."""
-        self.index = ItemIndex(self.dimension)
+        self.index = ItemIndex(self.dimension, limits=Limits(dead_slots=3), background=False)
         self.expected: dict[str, tuple[list[float], float]] = {}
 
     @rule(rows=st.lists(st.tuples(names, coordinates, st.sampled_from([1.0, 5.0])), max_size=5))
@@ -237,6 +238,11 @@ class IndexAgainstDict(RuleBasedStateMachine):
         assert list(found.ids[0]) == best
         assert found.scores[0].tolist() == [rest[name] for name in best]
 
+    @rule()
+    def maintain(self) -> None:
+        """Drops dead slots, and numbers rows anew when most are dead; nothing that is seen changes but row numbers."""
+        self.index.maintain()
+
     @invariant()
     def holds_the_same_items(self) -> None:
         """Iteration, rows and ids agree with the dict."""
@@ -244,6 +250,7 @@ class IndexAgainstDict(RuleBasedStateMachine):
             assert {one.item_id: one.price for one in self.index} == {name: price for name, (_, price) in self.expected.items()}
             rows = self.index.rows_of([ItemId(name) for name in self.expected])
             assert self.index.ids(rows) == list(self.expected)
+            assert len(self.index) == len(self.expected) == np.count_nonzero(self.index.view().live)
 
 
 TestIndexAgainstDict = IndexAgainstDict.TestCase
