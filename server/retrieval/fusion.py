@@ -103,7 +103,7 @@ def retrieval_score(features: FloatArray, weights: FusionWeights) -> FloatArray:
 
 
 def fused(columns: dict[str, FloatArray], weights: FusionWeights) -> FloatArray:
-    """Returns the fused score for feature columns of any one shape, as evaluation has them."""
+    """Returns the fused score, float32, shaped like `transitions`, for feature columns of shapes that broadcast to it."""
     score = np.zeros_like(columns["transitions"], dtype=np.float32)
     if weights.sparse:
         share = columns["transitions"] + np.float32(weights.cosine_mix) * columns["cosine"]

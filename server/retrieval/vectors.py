@@ -62,8 +62,12 @@ def recency_weights(event_types: Sequence[str], decay: float) -> FloatArray:
     Steps, not hours: what a user did last says most, however long ago it was.
     """
     actions = np.fromiter((action_weight(kind) for kind in event_types), np.float32, len(event_types))
-    ages = np.arange(len(event_types) - 1, -1, -1, dtype=np.float32)
-    return np.asarray(actions * np.power(np.float32(decay), ages), np.float32)
+    return actions * aged(len(event_types), decay)
+
+
+def aged(length: int, decay: float) -> FloatArray:
+    """Returns decay ** steps before the newest, float32, (length,)."""
+    return np.asarray(np.power(np.float32(decay), np.arange(length - 1, -1, -1, dtype=np.float32)), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class VectorSpace:
         views = np.zeros((len(VIEWS), VIEW_DIMENSIONS), np.float32)
         weights = recency_weights([interaction.event_type for interaction in history], self._decay)  # (H,)
         if history:
-            views[0] = _unit(weights @ text_vectors)
+            views[0] = semantic_view(text_vectors, weights)
             views[1] = self.fold_in([interaction.item_id for interaction in history], weights)
         if context:
             views[3] = hash_features(context)
@@ -164,7 +168,16 @@ class VectorSpace:
         """Returns the collaborative view, float32, (D,): the weighted sum of the known items' input factors, of unit length."""
         rows = np.fromiter((self._row.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
         known = rows >= 0
-        return _unit(weights[known] @ self._factors_in[rows[known]])
+        return self.fold_in_rows(rows[known], weights[known])
+
+    def fold_in_rows(self, rows: NDArray[np.int64], weights: FloatArray) -> FloatArray:
+        """Returns the collaborative view for rows of the factors."""
+        return _unit(weights @ self._factors_in[rows])
+
+
+def semantic_view(text_vectors: FloatArray, weights: FloatArray) -> FloatArray:
+    """Returns the weighted mean direction of text vectors, float32, (D,), unit length; zero for none."""
+    return _unit(weights @ text_vectors)
 
 
 def _unit(vector: FloatArray) -> FloatArray:
