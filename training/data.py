@@ -25,6 +25,8 @@ from server.retrieval.vectors import action_weight
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float32]
 Row: TypeAlias = Mapping[str, Any]
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,13 @@ class RawEvents:
         """Returns these events and then the other's."""
         times = np.concatenate([self.times, other.times])
         return RawEvents(self.users + other.users, self.items + other.items, self.kinds + other.kinds, times)
+
+    def select(self, keep: NDArray[np.bool_]) -> RawEvents:
+        """Returns the events marked True, (E,)."""
+        places = np.flatnonzero(keep).tolist()
+        users = tuple(self.users[place] for place in places)
+        items = tuple(self.items[place] for place in places)
+        return RawEvents(users, items, tuple(self.kinds[place] for place in places), self.times[keep])
 
 
 @dataclass(frozen=True, slots=True)

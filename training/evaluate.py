@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from server.domain.ids import ItemId
 from server.errors import InvalidFieldError
 from training import baselines
-from training.data import Interactions, RawEvents, Vocabulary
+from training.data import Interactions, Progress, RawEvents, Vocabulary
 from training.metrics import Estimate, Metric, coverage, estimates, target_ranks, top_items, user_values
 from training.model import Model, Scorer, fit
-from training.tuning import choose
+from training.tuning import choose, with_view_weights
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
-Progress: TypeAlias = Callable[[str], None]
 
 _CELLS = 6_000_000
 """Scores held at once: blocks of users are cut to it, 24 MB an array."""
@@ -71,7 +70,7 @@ def evaluate(
     item_ids: Sequence[ItemId] = (),
     text_vectors: Callable[[Sequence[ItemId]], FloatArray] | None = None,
     with_ease: bool = False,
-    progress: Progress = lambda _line: None,
+    progress: Progress = lambda _step, _share: None,
 ) -> Evaluation:
     """Returns metrics of Aisle and the baselines.
 
@@ -86,7 +85,7 @@ def evaluate(
         item_ids: Further items that are ranked.
         text_vectors: Gives float32, (N, 384), for all item ids; None evaluates without texts.
         with_ease: Runs EASE whatever the number of items.
-        progress: Called with a line on each step.
+        progress: Told about each step.
 
     Raises:
         InvalidFieldError: Train or test is empty.
@@ -104,7 +103,7 @@ def evaluate(
     else:
         last = fitted.last_of_each(least=3)
         before, held_out = fitted.select(~last), fitted.select(last)
-    model = train_model(before, held_out, fitted, vocabulary.item_ids, texts, progress=progress)
+    _, model = train_model(before, held_out, fitted, vocabulary.item_ids, texts, progress=progress)
     contenders = _contenders(model, fitted, with_ease=with_ease)
     skipped = {}
     if "ease" not in contenders:
@@ -112,8 +111,7 @@ def evaluate(
     results = {}
     users = np.unique(asked.users)
     for name, make in contenders.items():
-        progress(f"ranking all items: {name}")
-        results[name] = _rank(make(), users, fitted, asked, metrics, progress=progress)
+        results[name] = rank_users(name, make(), users, fitted, asked, metrics, progress=progress)
     return Evaluation(
         users=len(users),
         items=fitted.item_count,
@@ -139,14 +137,13 @@ def train_model(
     texts: FloatArray | None,
     *,
     progress: Progress,
-) -> Model:
-    """Returns the model fitted on everything, with the fusion that was best on what came after `before`."""
-    progress("fitting without the held-out interactions")
-    draft = fit(before, item_ids, texts)
-    draft = choose(draft, before, held_out, progress=progress)
-    progress("fitting on everything")
-    final = fit(everything, item_ids, texts)
-    return final.tuned(draft.weights, draft.decays, draft.view_weights)
+) -> tuple[Model, Model]:
+    """Returns the models fitted on `before` and on everything, both with the fusion that ranks `held_out` best, which came after `before`."""
+    progress("fitting without what is held out", 0.0)
+    draft = choose(fit(before, item_ids, texts), before, held_out, progress=progress)
+    progress("fitting on everything", 0.0)
+    final = with_view_weights(fit(everything, item_ids, texts).tuned(draft.weights, draft.decays))
+    return draft, final
 
 
 def peak_rss_mb() -> float:
@@ -172,7 +169,8 @@ def _contenders(model: Model, fitted: Interactions, *, with_ease: bool) -> dict[
     return contenders
 
 
-def _rank(
+def rank_users(
+    name: str,
     score: baselines.Baseline,
     users: IntArray,
     fitted: Interactions,
@@ -181,6 +179,7 @@ def _rank(
     *,
     progress: Progress,
 ) -> dict[str, Estimate]:
+    """Returns the metrics of one contender over `users`, who are asked for their items in `asked`; rows of `fitted` are not ranked."""
     widest = max((metric.k for metric in metrics if metric.kind == "coverage"), default=0)
     values, tops = [], []
     block = max(1, _CELLS // max(fitted.item_count, 1))
@@ -192,7 +191,7 @@ def _rank(
         values += [user_values(ranks, metrics) for ranks in target_ranks(scores, masked, targets)]
         if widest:
             tops.append(top_items(scores, widest))
-        progress(f"ranked {min(at + block, len(users))} of {len(users)} users")
+        progress(f"ranking all items: {name}", min(at + block, len(users)) / len(users))
     found = dict(zip((metric.name for metric in metrics), estimates(np.array(values, np.float64)), strict=True))
     for metric in metrics:
         if metric.kind == "coverage":

@@ -61,7 +61,9 @@ def parse_metrics(text: str) -> tuple[Metric, ...]:
     for name in text.lower().replace(" ", "").split(","):
         match = _METRIC.fullmatch(name)
         if match is None:
-            raise InvalidFieldError("metrics", f"{name!r} is not offered; use hr@K, recall@K, ndcg@K, mrr or coverage@K with K from 1 to 9999")
+            raise InvalidFieldError(
+                "metrics", f"{name!r} is not offered; use hr@K, recall@K, ndcg@K, mrr or coverage@K with K from 1 to 9999"
+            )
         metrics.append(Metric(match.group(1) or "mrr", int(match.group(2) or 0)))
     return tuple(dict.fromkeys(metrics))
 

@@ -6,7 +6,7 @@ Shapes: B users, N items, D dimensions a view, H interactions of a history.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +25,11 @@ FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
 History: TypeAlias = tuple[IntArray, FloatArray]
 """Item rows and action weights, both (H,), oldest first."""
+
+
+DEFAULT = FusionWeights(sparse=1.0, collaborative=0.5, trending=0.0, freshness=0.0)
+"""Before anything was chosen. What trends and what is new bring candidates, but earn a place in the order only by the other features:
+offline data, whose times may be made up, cannot tell what they are worth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +52,8 @@ class Model:
     """float32, (N,): users of the item relative to the most popular one's."""
     text_vectors: FloatArray | None
     """float32, (N, D), unit rows; None where no item has a text."""
-    decays: Decays = Decays()
-    weights: FusionWeights = FusionWeights(sparse=1.0, collaborative=0.5)
+    decays: Decays = field(default_factory=Decays)
+    weights: FusionWeights = DEFAULT
     view_weights: FloatArray
     """float32, (V,), for dense retrieval."""
 
@@ -63,9 +68,9 @@ class Model:
             self.item_ids, self.factors.incoming, self.factors.outgoing, decay=self.decays.collaborative, weights=self.view_weights
         )
 
-    def tuned(self, weights: FusionWeights, decays: Decays, view_weights: FloatArray) -> Model:
+    def tuned(self, weights: FusionWeights, decays: Decays) -> Model:
         """Returns the model with another fusion."""
-        return replace(self, weights=weights, decays=decays, view_weights=view_weights)
+        return replace(self, weights=weights, decays=decays)
 
 
 def fit(interactions: Interactions, item_ids: tuple[ItemId, ...], text_vectors: FloatArray | None = None) -> Model:
@@ -129,4 +134,3 @@ class Scorer:
     def scores(self, histories: Sequence[History]) -> FloatArray:
         """Returns the fused scores of all items, float32, (B, N)."""
         return fused(self.columns(histories), self.model.weights)
-

@@ -5,8 +5,9 @@ Shapes: S cases (a user's history and the item that came next), C candidates of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from server.domain.ranking import VIEWS
 from server.retrieval.fusion import FusionWeights, fused
-from training.data import Interactions
+from training.data import Interactions, Progress
 from training.model import Decays, History, Model, Scorer
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
+_Setting: TypeAlias = tuple[FusionWeights, Decays]
 
 CASES = 4000
 """Held-out cases looked at: enough that the third digit of NDCG is no accident."""
@@ -80,48 +82,58 @@ class _Cases:
         return float(np.where(ranks < _DEPTH, 1 / np.log2(ranks + 2.0), 0.0).mean())
 
 
-def choose(
-    model: Model, fitted: Interactions, held_out: Interactions, *, progress: Callable[[str], None], cases: int = CASES, seed: int = 0
-) -> Model:
+def choose(model: Model, fitted: Interactions, held_out: Interactions, *, progress: Progress, cases: int = CASES, seed: int = 0) -> Model:
     """Returns the model with the fusion and decays that rank held-out items best, by coordinate search.
 
     Args:
         model: Fitted on `fitted` only.
         fitted: Where the histories come from. Users without one say nothing about fusion and are not asked.
         held_out: What came next, for the same users and items. Items that the user had already are not asked for.
-        progress: Called with a line on each step.
+        progress: Told about each step.
         cases: At most so many, drawn with `seed`.
         seed: Of the draw.
     """
     chosen = _draw(fitted, held_out, cases, seed)
     if not chosen:
-        progress("nothing held out to choose the fusion on: keeping the default")
+        progress("nothing held out to choose the fusion on: keeping the default", 1.0)
         return with_view_weights(model)
     prepared = _prepare(Scorer(model), [fitted.history(user) for user, _ in chosen], [item for _, item in chosen], progress)
-    weights, decays = model.weights, model.decays
+    grid = dict(_GRID)
+    weights = model.weights
     if model.text_vectors is None:
         weights = replace(weights, semantic=0.0)
-    best = prepared.objective(weights, decays)
+        del grid["semantic"]
+    setting = (weights, model.decays)
+    best = prepared.objective(*setting)
     for number in range(_ROUNDS):
         before = best
-        for name, values in _GRID.items():
-            if name == "semantic" and model.text_vectors is None:
-                continue
-            for value in values:
-                trial = replace(weights, **{name: value})
-                found = prepared.objective(trial, decays)
-                if found > best + _LEAST_GAIN:
-                    best, weights = found, trial
-        for name in ("transitions", "cosine", "collaborative"):
-            for value in _DECAYS:
-                other = replace(decays, **{name: value})
-                found = prepared.objective(weights, other)
-                if found > best + _LEAST_GAIN:
-                    best, decays = found, other
-        progress(f"fusion, round {number + 1}: ndcg@{_DEPTH} {best:.4f} on {len(chosen)} held-out cases")
+        for change in _steps(grid):
+            trial = change(setting)
+            found = prepared.objective(*trial)
+            if found > best + _LEAST_GAIN:
+                best, setting = found, trial
+        progress(f"choosing the fusion: ndcg@{_DEPTH} {best:.4f} on {len(chosen)} held-out cases", (number + 1) / _ROUNDS)
         if best <= before + _LEAST_GAIN:
             break
-    return with_view_weights(model.tuned(weights, decays, model.view_weights))
+    return with_view_weights(model.tuned(*setting))
+
+
+def _steps(grid: Mapping[str, tuple[float, ...]]) -> Iterator[Callable[[_Setting], _Setting]]:
+    """Yields every change of one number, as a function of the setting so far."""
+    for name, values in grid.items():
+        for value in values:
+            yield partial(_with_weight, name, value)
+    for field in fields(Decays):
+        for value in _DECAYS:
+            yield partial(_with_decay, field.name, value)
+
+
+def _with_weight(name: str, value: float, setting: _Setting) -> _Setting:
+    return replace(setting[0], **{name: value}), setting[1]
+
+
+def _with_decay(name: str, value: float, setting: _Setting) -> _Setting:
+    return setting[0], replace(setting[1], **{name: value})
 
 
 def with_view_weights(model: Model) -> Model:
@@ -149,7 +161,7 @@ def _draw(fitted: Interactions, held_out: Interactions, cases: int, seed: int) -
     return chosen
 
 
-def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int], progress: Callable[[str], None]) -> _Cases:
+def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int], progress: Progress) -> _Cases:
     candidates = _candidates(scorer, histories, targets)
     width = max(len(rows) for rows in candidates)
     places = np.zeros((len(candidates), width), np.int64)
@@ -159,7 +171,7 @@ def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int
         valid[case, : len(rows)] = True
     target = np.array([int(np.searchsorted(rows, wanted)) for rows, wanted in zip(candidates, targets, strict=True)], np.int64)
     columns: dict[tuple[str, float], FloatArray] = {}
-    for decay in _DECAYS:
+    for number, decay in enumerate(_DECAYS, start=1):
         for name, cosine in (("transitions", False), ("cosine", True)):
             columns[name, decay] = np.stack(
                 [scorer.sparse(history, decay, cosine=cosine)[rows] for history, rows in zip(histories, places, strict=True)]
@@ -170,7 +182,7 @@ def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int
             columns[name, decay] = np.concatenate(
                 [np.take_along_axis(score(histories[at : at + _BLOCK], decay), places[at : at + _BLOCK], axis=1) for at in blocks]
             )
-        progress(f"held-out cases scored with decay {decay}")
+        progress("scoring held-out cases", number / len(_DECAYS))
     return _Cases(columns, scorer.model.popularity[places], valid, target)
 
 

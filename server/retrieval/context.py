@@ -43,8 +43,8 @@ def request_features(context: Mapping[str, Any], profile: Profile | None = None,
     """Returns the named features of a request: what the caller sent, completed by the profile's traits.
 
     Known keys: `city`, `region`, `country`, `season`, `style`, `brand`, `setting`, `language`, `category` (or `page`), `budget`,
-    `party_size`, `stage`, `event_date` (RFC 3339; gives the season, and the stage `early`, `soon`, `last_month` or `past`, unless they are sent).
-    Other keys are ignored, and so are values that cannot be read: context is a hint, never a reason to refuse.
+    `party_size`, `stage`, `event_date` (RFC 3339; gives the season, and the stage `early`, `soon`, `last_month` or `past`, unless they are
+    sent). Other keys are ignored, and so are values that cannot be read: context is a hint, never a reason to refuse.
     """
     known: dict[str, Any] = dict(profile.traits) if profile else {}
     known.update(context)
@@ -63,12 +63,16 @@ def request_features(context: Mapping[str, Any], profile: Profile | None = None,
     if date is not None:
         _add_date(features, date, now or datetime.now(UTC))
     if profile is not None:
-        for category, weight in profile.preference_scores.items():
-            name = f"category={_word(category)}"
-            features[name] = max(features.get(name, 0.0), float(weight))
-        if profile.locale:
-            features[f"language={_word(profile.locale.split('-')[0].split('_')[0])}"] = 0.5
+        _add_profile(features, profile)
     return features
+
+
+def _add_profile(features: dict[str, float], profile: Profile) -> None:
+    for category, weight in profile.preference_scores.items():
+        name = f"category={_word(category)}"
+        features[name] = max(features.get(name, 0.0), float(weight))
+    if profile.locale:
+        features[f"language={_word(profile.locale.split('-')[0].split('_')[0])}"] = 0.5
 
 
 def _add_date(features: dict[str, float], date: datetime, now: datetime) -> None:

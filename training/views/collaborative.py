@@ -1,7 +1,8 @@
 """Item factors in closed form: what a decayed history predicts of the next item.
 
-Every place in every history is one row of a regression: its input is the decayed history before it, its target the item that came. Inputs are
-projected on their leading directions, so a user is folded in by one weighted sum, and the ridge solution is a D x N array: the items' own side.
+Every place in every history is one row of a regression: its input is the decayed history before it, its target the item that came. Inputs
+are projected on their leading directions, so a user is folded in by one weighted sum, and the ridge solution is a D x N array: the items'
+own side.
 
 Shapes: E places that have a history, N items, D = 384 dimensions.
 
