@@ -1,0 +1,37 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings
+
+_ROOT = Path(__file__).resolve().parents[2]
+_ROW = re.compile(r"^\| `(AISLE_[A-Z_]+)` \| ([^|]+) \| [^|]+\|$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def documented() -> dict[str, str]:
+    """Variables in the settings table, with their defaults."""
+    return {name: default.strip() for name, default in _ROW.findall((_ROOT / "docs" / "operations.md").read_text())}
+
+
+def test_every_setting_is_documented_and_nothing_else(documented: dict[str, str]) -> None:
+    """docs/operations.md lists each field of Settings by its variable, and no variable that nobody reads."""
+    assert sorted(documented) == sorted(f"AISLE_{name.upper()}" for name in Settings.model_fields)
+
+
+def test_documented_defaults_are_the_real_ones(documented: dict[str, str]) -> None:
+    """Defaults that are plain values stand in the table as they are; empty ones say so."""
+    for name, field in Settings.model_fields.items():
+        said = documented[f"AISLE_{name.upper()}"]
+        if field.default_factory is not None:
+            assert not said.startswith("`"), name
+        elif field.default == "":
+            assert said.startswith("empty: "), name
+        else:
+            plain = str(field.default).replace(str(Path.home()), "~")
+            assert said == f"`{plain.lower() if isinstance(field.default, bool) else plain}`", name
