@@ -29,6 +29,7 @@ INTENT_WEIGHTS: Mapping[str, float] = {
     "favorite": 3.0,
     "share": 3.0,
     "compare": 3.0,
+    "enquire": 5.0,
     "inquiry": 5.0,
     "message": 5.0,
     "quote": 5.0,

@@ -20,9 +20,10 @@ from server.domain import Event, TenantId
 from server.errors import UnavailableError
 from server.stream.codec import decode_event, encode_event, pack, unpack
 from server.stream.connection import LOST, stream_key
+from server.stream.consumer import PAYLOAD
 
 EVENTS = "events"
-PAYLOAD = b"p"
+
 _ENTRY_EVENTS = 100
 _ENTRY_BYTES = 512 * 1024
 _WINDOW_S = 0.002
