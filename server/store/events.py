@@ -79,7 +79,10 @@ async def apply_events(connection: Connection, tenant_id: TenantId, events: Sequ
         tenant_id: The tenant.
         events: Of any users, checked before. An event without user is the user's that its `anonymous_id` names.
     """
-    unique = list({event.event_id: event for event in reversed(events)}.values())[::-1]  # of one id, the first sent is the event
+    first: dict[EventId, Event] = {}
+    for event in events:
+        first.setdefault(event.event_id, event)
+    unique = list(first.values())
     if not unique:
         return []
     await connection.execute("SELECT aisle_event_partitions($1::date[])", sorted({_month(event) for event in unique}))

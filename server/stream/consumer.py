@@ -146,7 +146,7 @@ class StreamConsumer:
 
     async def _read(self, tenants: Sequence[TenantId], start: str, *, block_ms: int | None) -> dict[TenantId, list[Entry]]:
         streams: dict[Any, Any] = {stream_key(tenant_id, self.stream): start for tenant_id in tenants}
-        answer = await self._redis.xreadgroup(GROUP, self._name, streams, count=self._count, block=block_ms)
+        answer: Any = await self._redis.xreadgroup(GROUP, self._name, streams, count=self._count, block=block_ms)
         owners = {stream_key(tenant_id, self.stream): tenant_id for tenant_id in tenants}
         return {owners[key.decode()]: _entries(rows) for key, rows in answer if rows}
 

@@ -10,7 +10,7 @@ import redis.asyncio
 from server.domain import Decision, TenantId
 from server.store import Database
 from server.store.decisions import insert_decisions
-from server.stream.codec import decode_decision, encode_decision
+from server.stream.codec import decode_decision
 from server.stream.consumer import StreamConsumer
 from server.stream.decision_log import DECISIONS
 from server.worker.drain import StreamWorker, Tenants
@@ -21,10 +21,6 @@ class DecisionHandler:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def encode(self, record: Decision) -> bytes:
-        """Returns the decision as JSON."""
-        return encode_decision(record)
 
     def decode(self, value: Any) -> Decision:
         """Returns the decision of a JSON value, or raises ValueError."""

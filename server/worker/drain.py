@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import asyncpg
-from redis.exceptions import RedisError
+import orjson
 
 from server.domain import TenantId
 from server.errors import InvalidArgumentError
-from server.stream.codec import pack, unpack
+from server.stream.codec import unpack
 from server.stream.consumer import Entry, StreamConsumer
 from server.telemetry import EVENTS_DEAD, STREAM_LAG, logger
 
@@ -36,9 +36,6 @@ _Record = TypeVar("_Record")
 
 class Handler(Protocol[_Record]):
     """What a stream's records are and where they go."""
-
-    def encode(self, record: _Record) -> bytes:
-        """Returns the record as it stood in the payload."""
 
     def decode(self, value: Any) -> _Record:
         """Returns the record of a JSON value, or raises ValueError."""
@@ -65,11 +62,9 @@ class StreamWorker(Generic[_Record]):
         try:
             yield
         finally:
+            # Asked rather than cancelled: a command cut short would cost its connection, or the batch its last step.
             self._stopping.set()
-            tasks[1].cancel()
-            for task in tasks:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks)
 
     async def drain_once(self, tenants: Sequence[TenantId]) -> int:
         """Handles what one read returns and returns how many entries that were.
@@ -78,7 +73,12 @@ class StreamWorker(Generic[_Record]):
             redis.exceptions.RedisError, OSError: Redis is down.
         """
         batches = await self._consumer.read(tenants)
-        await asyncio.gather(*(self._handle(tenant_id, entries) for tenant_id, entries in batches.items()))
+        outcomes = await asyncio.gather(
+            *(self._handle(tenant_id, entries) for tenant_id, entries in batches.items()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
         return sum(len(entries) for entries in batches.values())
 
     async def _drain_forever(self) -> None:
@@ -98,31 +98,31 @@ class StreamWorker(Generic[_Record]):
 
     async def _watch_forever(self) -> None:
         """Keeps the list of tenants and the lag figure fresh, also while a batch waits for the database."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 self._known = await self._tenants()
                 for tenant_id, entries in (await self._consumer.lag(self._known)).items():
                     STREAM_LAG.labels(tenant_id, self._consumer.stream).set(entries)
             except Exception as error:  # noqa: BLE001  # the last list serves until the next one can be had
                 _log.warning("tenants_unknown", stream=self._consumer.stream, error=repr(error))
-            await asyncio.sleep(_TENANTS_S if self._known else 0.1)
+            await self._sleep(_TENANTS_S if self._known else 0.1)
 
     async def _handle(self, tenant_id: TenantId, entries: Sequence[Entry]) -> None:
-        records: list[_Record] = []
+        records: list[tuple[Any, _Record]] = []
         for entry in entries:
             try:
-                records.extend([self._handler.decode(value) for value in unpack(entry.payload)] if entry.payload else [])
+                records.extend([(value, self._handler.decode(value)) for value in unpack(entry.payload)] if entry.payload else [])
             except ValueError as error:
                 await self._bury(tenant_id, entry.payload, error)
         if await self._apply(tenant_id, records):
             await self._consumer.remove(tenant_id, [entry.entry_id for entry in entries])
 
-    async def _apply(self, tenant_id: TenantId, records: Sequence[_Record]) -> bool:
+    async def _apply(self, tenant_id: TenantId, records: Sequence[tuple[Any, _Record]]) -> bool:
         """Applies all records, burying those that are refused; false if stopped before that was done."""
         pause_s = 0.05
         while records:
             try:
-                await self._handler.apply(tenant_id, records)
+                await self._handler.apply(tenant_id, [record for _, record in records])
             except (InvalidArgumentError, *REFUSED) as error:
                 return await self._isolate(tenant_id, records, error)
             except Exception as error:  # noqa: BLE001  # whatever is not the records' fault passes, and losing them would be worse
@@ -135,10 +135,10 @@ class StreamWorker(Generic[_Record]):
                 return True
         return True
 
-    async def _isolate(self, tenant_id: TenantId, records: Sequence[_Record], error: Exception) -> bool:
+    async def _isolate(self, tenant_id: TenantId, records: Sequence[tuple[Any, _Record]], error: Exception) -> bool:
         """Halves a refused batch until the bad records stand alone: 2 log2(n) transactions for one bad among n."""
         if len(records) == 1:
-            await self._bury(tenant_id, pack([self._handler.encode(records[0])]), error)
+            await self._bury(tenant_id, orjson.dumps([records[0][0]]), error)
             return True
         middle = len(records) // 2
         return await self._apply(tenant_id, records[:middle]) and await self._apply(tenant_id, records[middle:])

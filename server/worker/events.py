@@ -11,7 +11,7 @@ from server.domain import Event, TenantId, UserId
 from server.domain.history import subject_of
 from server.store import Database
 from server.store.events import apply_events
-from server.stream.codec import decode_event, encode_event
+from server.stream.codec import decode_event
 from server.stream.consumer import StreamConsumer
 from server.stream.event_log import EVENTS
 from server.telemetry import EVENTS_APPLIED, EVENTS_DUPLICATE, logger
@@ -33,10 +33,6 @@ class EventHandler:
         self._database = database
         self._on_applied = on_applied
         self._on_touched = on_touched
-
-    def encode(self, record: Event) -> bytes:
-        """Returns the event as JSON."""
-        return encode_event(record)
 
     def decode(self, value: Any) -> Event:
         """Returns the event of a JSON value, or raises ValueError."""

@@ -55,11 +55,12 @@ async def test_applied_profile_is_the_pure_rule_s(database: Database, tenant_id:
 async def test_an_event_counts_once(database: Database, tenant_id: TenantId) -> None:
     """The same id counts once: within a batch, in a later batch, and with other content."""
     first = event(1)
-    assert [first] == await _apply(database, tenant_id, [first, replace(first, event_type="booking")])
+    batch = [first, event(2), replace(first, event_type="booking"), event(3)]
+    assert [first, event(2), event(3)] == await _apply(database, tenant_id, batch)
     assert await _apply(database, tenant_id, [replace(first, occur_time=NOON + timedelta(days=90))]) == []
     read = await _profile(database, tenant_id)
     assert read is not None
-    assert read.engagement_history == {"view": 1}
+    assert read.engagement_history == {"view": 3}
     assert read.version == 1
 
 
