@@ -70,6 +70,11 @@ class ItemIndex:
             row_by_id={},
         )
 
+    def adopt(self, view: IndexView) -> None:
+        """Takes a loaded view as the present one, in place of everything held so far."""
+        with self._writing:
+            self._view = view
+
     def view(self) -> IndexView:
         """Returns the present moment. Free; holds no resource beyond memory."""
         return self._view

@@ -35,11 +35,16 @@ def vectors() -> FloatArray:
     return clustered(6000, 1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def coded(vectors: FloatArray) -> ItemIndex:
     """Returns an index of them that searches through codes."""
+    return coded_index(vectors)
+
+
+def coded_index(vectors: FloatArray) -> ItemIndex:
+    """Returns an index that searches through codes."""
     index = ItemIndex(DIMENSION, limits=LIMITS, background=False)
-    index.upsert(items(0, 6000), vectors)
+    index.upsert(items(0, len(vectors)), vectors)
     index.maintain()
     assert index.view().codes is not None
     return index
@@ -60,8 +65,9 @@ def test_recall_through_codes_is_at_least_98_percent(coded: ItemIndex, vectors: 
     np.testing.assert_allclose(found.scores, np.take_along_axis(scores, found.rows, axis=1), rtol=1e-5, atol=1e-5)
 
 
-def test_writes_show_at_once_beside_codes(coded: ItemIndex) -> None:
+def test_writes_show_at_once_beside_codes() -> None:
     """New, moved and deleted items are right in the next search, before and after the codes are extended."""
+    coded = coded_index(clustered(2000, 1))
     query = np.zeros(DIMENSION, np.float32)
     query[3] = 1
     first = coded.search_now(query, 1).ids[0][0]
