@@ -137,12 +137,12 @@ def raw_events(rows: Iterable[tuple[str, str, str, float]]) -> RawEvents:
     return RawEvents(tuple(users), tuple(items), tuple(kinds), np.array(times, np.float64))
 
 
-def read_events(path: Path, progress: Callable[[int], None] | None = None) -> RawEvents:
+def read_events(path: Path, progress: Progress = lambda _step, _share: None) -> RawEvents:
     """Returns the events of a CSV, JSONL or Parquet file in the import format. Events that concern no item are left out.
 
     Args:
         path: The format is told by the suffix.
-        progress: Called now and then with the number of rows read.
+        progress: Told about each step.
 
     Raises:
         InvalidFieldError: The file does not exist, or a row is wrong; the message names file, line and field.
@@ -150,8 +150,8 @@ def read_events(path: Path, progress: Callable[[int], None] | None = None) -> Ra
 
     def parsed() -> Iterator[tuple[str, str, str, float]]:
         for number, row in enumerate(read_rows(path), start=1):
-            if progress is not None and number % 10_000 == 0:
-                progress(number)
+            if number % 10_000 == 0:
+                progress(f"reading {path.name}: {number} rows", 0.0)
             item_id = row.get("item_id")
             if item_id in {None, ""}:
                 continue

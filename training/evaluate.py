@@ -138,7 +138,7 @@ def train_model(
     *,
     progress: Progress,
 ) -> tuple[Model, Model]:
-    """Returns the models fitted on `before` and on everything, both with the fusion that ranks `held_out` best, which came after `before`."""
+    """Returns the models fitted on `before` and on everything, both with the fusion that ranks best what came after `before`."""
     progress("fitting without what is held out", 0.0)
     draft = choose(fit(before, item_ids, texts), before, held_out, progress=progress)
     progress("fitting on everything", 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from server.domain.ranking import VIEW_DIMENSIONS
 from server.errors import CorruptDataError
 from server.inference.text import TextEncoder
+from training.data import Progress
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
@@ -28,16 +29,14 @@ _PATIENCE_S = 600.0
 """Deadline of one chunk; a busy small machine encodes some 100 texts a second."""
 
 
-async def encode_texts(
-    encoder: TextEncoder, texts: Sequence[str], *, cache_dir: Path | None, progress: Callable[[int, int], None]
-) -> FloatArray:
+async def encode_texts(encoder: TextEncoder, texts: Sequence[str], *, cache_dir: Path | None, progress: Progress) -> FloatArray:
     """Returns the texts' vectors, float32, (B, D), unit rows; zero for empty texts. Equal texts are encoded once.
 
     Args:
         encoder: The served encoder.
         texts: In any order.
         cache_dir: Finished chunks are kept below it and found again, so an interrupted run resumes. None keeps nothing.
-        progress: Called with texts done and texts in all.
+        progress: Told about each step.
     """
     distinct = sorted({text for text in texts if text})
     row = {text: place for place, text in enumerate(distinct)}
@@ -45,7 +44,7 @@ async def encode_texts(
     for start in range(0, len(distinct), _CHUNK):
         chunk = distinct[start : start + _CHUNK]
         vectors[start : start + len(chunk)] = await _encode_chunk(encoder, chunk, cache_dir)
-        progress(start + len(chunk), len(distinct))
+        progress("encoding texts of items", (start + len(chunk)) / len(distinct))
     return vectors[[row.get(text, len(distinct)) for text in texts]] if texts else np.zeros((0, VIEW_DIMENSIONS), np.float32)
 
 
