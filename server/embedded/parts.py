@@ -7,18 +7,21 @@ import itertools
 import os
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from server.embedded.child import Child
-from server.embedded.folders import DataFolder, Parts, private_folder, running_instance, socket_folder
+from server.embedded.folders import DataFolder, Instance, Parts, private_folder, running_instance, socket_folder
 from server.embedded.postgres import database_url, make_database, postgres_server
 from server.embedded.redis import redis_server, redis_url
 from server.embedded.triton import TritonWheel, assemble_repository, free_port, runnable_wheel, triton_server
 from server.errors import AisleError, FailedPreconditionError, UnavailableError
 
 _PORT_ATTEMPTS = 3
+_SETTLE_S = 20.0
+"""How long a command waits for an instance that is starting, or that is another command's, in seconds."""
 
 
 def _silent(_line: str) -> None:
@@ -69,6 +72,9 @@ async def running_parts(
         triton_task = asyncio.create_task(start.triton(model_repository, model_files) if triton else _absent())
         try:
             await asyncio.gather(database_task, redis_task, triton_task)
+        except OSError as error:
+            message = f"cannot start the embedded parts: {error}; look at the space and the permissions of {data_dir}"
+            raise FailedPreconditionError(message, data_dir=data_dir) from error
         finally:
             # One failed or all were cancelled: the rest must not go on starting while the stack unwinds.
             for task in (database_task, redis_task, triton_task):
@@ -171,15 +177,9 @@ async def parts_for_command(
     async with AsyncExitStack() as stack:
         found = Parts("", "", "", None, ())
         if need_database or need_redis:
-            instance = await asyncio.to_thread(running_instance, data_dir)
+            instance = await _settled_instance(data_dir, database=need_database, redis=need_redis, progress=progress)
             if instance is not None:
                 found = instance.parts
-                if (need_database and not found.database_url) or (need_redis and not found.redis_url):
-                    raise FailedPreconditionError(
-                        f"process {instance.pid} ({instance.command}) uses {data_dir} without the parts this command needs, or is still "
-                        "starting; wait for it, or stop it",
-                        pid=instance.pid,
-                    )
             else:
                 found = await stack.enter_async_context(
                     running_parts(
@@ -199,3 +199,26 @@ async def parts_for_command(
             triton_repository=found.triton_repository,
             notes=found.notes,
         )
+
+
+async def _settled_instance(data_dir: Path, *, database: bool, redis: bool, progress: Callable[[str], None]) -> Instance | None:
+    """Returns the running instance once it has the needed parts, or None once there is none.
+
+    Raises:
+        FailedPreconditionError: It still runs without them after a while.
+    """
+    patience = time.monotonic() + _SETTLE_S
+    waiting = False
+    while True:
+        instance = running_instance(data_dir)
+        if instance is None or ((instance.parts.database_url or not database) and (instance.parts.redis_url or not redis)):
+            return instance
+        if time.monotonic() > patience:
+            raise FailedPreconditionError(
+                f"process {instance.pid} ({instance.command}) uses {data_dir} without the parts this command needs; wait, or stop it",
+                pid=instance.pid,
+            )
+        if not waiting:
+            progress(f"waiting for process {instance.pid} ({instance.command})")
+            waiting = True
+        await asyncio.sleep(0.1)

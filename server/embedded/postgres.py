@@ -77,10 +77,15 @@ def _give(folder: Path, uid: int, gid: int) -> None:
     if os.geteuid() != 0:
         raise FailedPreconditionError(f"{folder} belongs to another user; run as that user, or choose another AISLE_DATA_DIR")
     group = gid if gid >= 0 else os.getegid()
-    for root, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(root) / name, wanted, group, follow_symlinks=False)
-    os.chown(folder, wanted, group)
+    try:
+        for root, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                os.chown(Path(root) / name, wanted, group, follow_symlinks=False)
+        os.chown(folder, wanted, group)
+    except PermissionError as error:
+        raise FailedPreconditionError(
+            "PostgreSQL refuses root, and this root may not change users (CAP_CHOWN, CAP_SETUID, CAP_SETGID); run as a plain user"
+        ) from error
 
 
 async def postgres_server(*, data_dir: Path, sockets: Path, lock_fd: int) -> ServerSpec:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -83,6 +84,16 @@ async def test_a_command_uses_the_running_instance_and_leaves_it_running(start_h
         assert instance is not None
         assert instance.pid == os.getpid()
     assert running_instance(data_dir) is None
+
+
+async def test_a_command_waits_for_an_instance_that_is_starting(start_host: StartHost, data_dir: Path) -> None:
+    """A command begun while the parts of another process still start uses them once they answer."""
+    starting = asyncio.create_task(asyncio.to_thread(start_host, data_dir))
+    async with asyncio.timeout(20):
+        while running_instance(data_dir) is None:  # noqa: ASYNC110  # another process takes the lock
+            await asyncio.sleep(0.005)
+    async with parts_for_command(data_dir=data_dir) as found:
+        assert found == (await starting).parts
 
 
 async def test_configured_urls_are_used_as_they_are(data_dir: Path) -> None:
