@@ -124,6 +124,13 @@ def test_both_images_drop_root_and_say_when_they_are_healthy(stages: dict[str, l
     assert f":{port}/healthz/ready" in checks["server"]
 
 
+def test_the_server_is_open_to_other_containers_with_keys_only(stages: dict[str, list[tuple[str, str]]]) -> None:
+    """Both doors listen on all addresses of the container, which Aisle does only where every call needs a key."""
+    said = " ".join(rest for word, rest in stages["server"] if word == "ENV")
+    for setting in ("AISLE_GRPC_ADDRESS=0.0.0.0:50051", "AISLE_HTTP_ADDRESS=0.0.0.0:8080", "AISLE_REQUIRE_KEY=true"):
+        assert setting in said
+
+
 def test_triton_serves_as_the_embedded_one_does(stages: dict[str, list[tuple[str, str]]]) -> None:
     """Explicit model control, so that bundles can load rankers, and a model that is in the repository."""
     command = next(rest for word, rest in stages["triton"] if word == "CMD")
