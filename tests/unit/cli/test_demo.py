@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from server.cli.demo import demo
+from server.cli.import_rows import EventReader, item_of, user_of
+from server.demo import couples_with_journeys
+from server.domain import TenantId
 
 
 def _run(*arguments: str) -> str:
@@ -24,6 +28,26 @@ def test_files_are_in_the_import_formats(tmp_path: Path) -> None:
     assert {"item_id", "title", "description", "categories", "attributes", "price", "currency", "language"} <= first["items"].keys()
     assert {"user_id", "traits", "locale", "time_zone", "event_date"} == first["users"].keys()
     assert {"event_id", "user_id", "item_id", "event_type", "occurred_at", "session_id"} <= first["events"].keys()
+
+
+def test_the_importer_takes_every_row_and_loses_nothing(tmp_path: Path) -> None:
+    """Items, users and events that were written are read back as the values that were generated."""
+    _run("--size", "3", "--vendors", "2", "--now", "2026-03-01", "--seed", "4", "--out", str(tmp_path))
+    world = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in tmp_path.iterdir()}
+    items, pairs = couples_with_journeys(3, 4, datetime(2026, 3, 1, tzinfo=UTC), vendors_a_city=2)
+    assert [item_of(row) for row in world["items"]] == items
+    read_event = EventReader(TenantId("demo"))
+    events = [read_event(row) for row in world["events"]]
+    profiles = []
+    for profile, happened in pairs:
+        profiles.append(profile)
+        assert events[: len(happened)] == happened
+        del events[: len(happened)]
+    assert not events
+    users = [user_of(row) for row in world["users"]]
+    assert [(user.user_id, user.traits, user.locale, user.time_zone, user.event_date) for user in users] == [
+        (profile.user_id, profile.traits, profile.locale, profile.time_zone, profile.event_date) for profile in profiles
+    ]
 
 
 def test_the_same_arguments_write_the_same_bytes(tmp_path: Path) -> None:
