@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from server import __version__
+
 _COMMANDS = {
     "up": "serving",
     "serve": "serving",
@@ -41,7 +43,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup)
-@click.version_option(package_name="aisle")
+@click.version_option(__version__, prog_name="aisle")
 def group() -> None:
     """Aisle: a personalization inference server."""
 

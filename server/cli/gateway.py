@@ -62,7 +62,7 @@ async def _serve(descriptor_set: bytes, upstream: str, address: str, *, title: s
             version="1",
             max_body_bytes=max_bytes,
             default_timeout_s=timeout_s,
-            pages=(),
+            mounts={},
         )
         async with open_gateway(app, address, drain_s=20.0) as bound:
             click.echo(f"gateway ready http=http://{bound} upstream={upstream} reference=http://{bound}/docs")

@@ -41,7 +41,7 @@ _ENCODED_AT_ONCE = 512
 @_as_json
 def train(tenant: str, promote: bool, as_json: bool) -> None:
     """Train a bundle from the tenant's items and events, compare it with simple baselines, and register it."""
-    trained, state = run(lambda: _train(tenant, promote=promote))
+    trained, state = run(lambda: train_tenant(tenant, promote=promote))
     if as_json:
         results = {name: {metric: found.to_json() for metric, found in row.items()} for name, row in trained.results.items()}
         _print_json({"bundle": trained.bundle_id, "state": state, "missing": trained.missing, "results": results})
@@ -59,7 +59,7 @@ def train(tenant: str, promote: bool, as_json: bool) -> None:
         )
 
 
-async def _train(tenant: str, *, promote: bool) -> tuple[TrainedBundle, str]:
+async def train_tenant(tenant: str, *, promote: bool) -> tuple[TrainedBundle, str]:
     """Returns the registered bundle and its state."""
     from training.bundle import train as fit
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from google.protobuf.descriptor_pool import DescriptorPool
-from starlette.routing import Route, Router
 
 from server.gateway.asgi import Gateway
+from server.gateway.http import AsgiApp
 from server.gateway.openapi import openapi_document
 from server.gateway.operations import Ready, operation_pages
 from server.gateway.reference import reference_pages
@@ -25,9 +25,9 @@ def build_gateway(
     version: str,
     max_body_bytes: int,
     default_timeout_s: float,
-    pages: Sequence[Route],
+    mounts: Mapping[str, AsgiApp],
 ) -> Gateway:
-    """Returns the ASGI application: transcoded routes, `/healthz/*`, `/metrics`, `/openapi.json`, `/docs`, and `pages`.
+    """Returns the ASGI application: transcoded routes, `/healthz/*`, `/metrics`, `/openapi.json`, `/docs`, and `mounts`.
 
     Args:
         dispatcher: Answers the calls.
@@ -38,14 +38,13 @@ def build_gateway(
         version: Of the API, in the reference.
         max_body_bytes: A larger request body is refused with 413.
         default_timeout_s: Deadline of a request without `grpc-timeout`.
-        pages: Starlette routes of fixed paths, answered before all others.
+        mounts: Path -> application that answers before all others.
 
     Raises:
         TemplateError: A method's HTTP rule is wrong.
     """
     table = build_table(dispatcher.methods)
     document = openapi_document(table, comments, title=title, version=version)
-    router = Router(pages)
     return Gateway(
         dispatcher,
         table=table,
@@ -53,5 +52,5 @@ def build_gateway(
         max_body_bytes=max_body_bytes,
         default_timeout_s=default_timeout_s,
         pages={**operation_pages(ready), **reference_pages(document)},
-        mounts={page.path: router for page in pages},
+        mounts=mounts,
     )

@@ -72,6 +72,12 @@ async def list_collections(connection: Connection) -> list[Collection]:
     return [_collection(row) for row in await connection.fetch("SELECT * FROM collections ORDER BY collection_id")]
 
 
+async def count_vectors(connection: Connection) -> dict[str, int]:
+    """Returns how many vectors each collection holds; empty collections are absent."""
+    rows = await connection.fetch("SELECT collection_id, count(*) AS vectors FROM collection_vectors WHERE delete_time IS NULL GROUP BY 1")
+    return {row["collection_id"]: row["vectors"] for row in rows}
+
+
 async def delete_collection(connection: Connection, collection_id: str) -> None:
     """Deletes a collection with all its vectors.
 

@@ -51,7 +51,7 @@ class Event(_message.Message):
     value: _builtins.float
     """Weight or amount, finite. If unset, 1."""
     session_id: _builtins.str
-    """At most 128 characters. If empty, sessions are inferred by gaps of 30 minutes."""
+    """At most 128 characters; kept with the event."""
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened; at most 24 hours ahead of the server's clock. If unset, now."""
@@ -210,9 +210,9 @@ class BehaviorPatterns(_message.Message):
         EXPLORE: BehaviorPatterns._IntentStage.ValueType  # 1
         """Looks around."""
         COMPARE: BehaviorPatterns._IntentStage.ValueType  # 2
-        """Weighs a few items of few categories against each other."""
+        """Shortlists, or keeps returning to the same few items."""
         DECIDE: BehaviorPatterns._IntentStage.ValueType  # 3
-        """Enquires or books."""
+        """Enquires, books or buys."""
 
     class IntentStage(_IntentStage, metaclass=_IntentStageEnumTypeWrapper):
         """How far along a user is."""
@@ -222,9 +222,9 @@ class BehaviorPatterns(_message.Message):
     EXPLORE: BehaviorPatterns.IntentStage.ValueType  # 1
     """Looks around."""
     COMPARE: BehaviorPatterns.IntentStage.ValueType  # 2
-    """Weighs a few items of few categories against each other."""
+    """Shortlists, or keeps returning to the same few items."""
     DECIDE: BehaviorPatterns.IntentStage.ValueType  # 3
-    """Enquires or books."""
+    """Enquires, books or buys."""
 
     @_typing.final
     class CategoryShare(_message.Message):
@@ -283,12 +283,14 @@ class BehaviorPatterns(_message.Message):
     INTENT_STAGE_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     CONSISTENT_FIELD_NUMBER: _builtins.int
+    CADENCE_DAYS_FIELD_NUMBER: _builtins.int
+    CONCENTRATION_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """`users/ID`."""
     event_count: _builtins.int
     """Events in the profile's history, at most 200."""
     session_count: _builtins.int
-    """Sessions in it: by `session_id`, else by gaps of 30 minutes."""
+    """Sessions in it: interactions without a pause longer than 30 minutes."""
     events_per_session: _builtins.float
     """Mean events a session. 0 without sessions."""
     session_duration_s: _builtins.float
@@ -298,9 +300,13 @@ class BehaviorPatterns(_message.Message):
     intent_stage: Global___BehaviorPatterns.IntentStage.ValueType
     """How far along the user is."""
     cluster: _builtins.str
-    """The behaviour cluster, such as `focused-decider`; `docs/models.md` says how users fall into them."""
+    """The behaviour cluster, such as `specialist`; `docs/models.md` says how users fall into them."""
     consistent: _builtins.bool
     """Whether the token's events are in. True if no token was sent."""
+    cadence_days: _builtins.float
+    """Median days between the starts of sessions that follow each other. 0 below two sessions."""
+    concentration: _builtins.float
+    """Herfindahl index of all category shares, in [0, 1]: 1 when one category has everything, 0 without any."""
     @_builtins.property
     def top_categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___BehaviorPatterns.CategoryShare]:
         """Largest shares first, at most 10."""
@@ -333,10 +339,12 @@ class BehaviorPatterns(_message.Message):
         intent_stage: Global___BehaviorPatterns.IntentStage.ValueType = ...,
         cluster: _builtins.str = ...,
         consistent: _builtins.bool = ...,
+        cadence_days: _builtins.float = ...,
+        concentration: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_event_time", b"first_event_time", "last_event_time", b"last_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "consistent", b"consistent", "event_count", b"event_count", "event_type_counts", b"event_type_counts", "events_per_session", b"events_per_session", "first_event_time", b"first_event_time", "intent_stage", b"intent_stage", "last_event_time", b"last_event_time", "recency_days", b"recency_days", "session_count", b"session_count", "session_duration_s", b"session_duration_s", "top_categories", b"top_categories", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cadence_days", b"cadence_days", "cluster", b"cluster", "concentration", b"concentration", "consistent", b"consistent", "event_count", b"event_count", "event_type_counts", b"event_type_counts", "events_per_session", b"events_per_session", "first_event_time", b"first_event_time", "intent_stage", b"intent_stage", "last_event_time", b"last_event_time", "recency_days", b"recency_days", "session_count", b"session_count", "session_duration_s", b"session_duration_s", "top_categories", b"top_categories", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

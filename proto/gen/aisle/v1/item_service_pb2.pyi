@@ -143,7 +143,7 @@ class ListItemsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Items a page, in [0, 1000]. If unset or 0, 100. Above 1000, 1000 is taken."""
+    """Items a page, in [0, 1000]. If unset or 0, 50. Above 1000, 1000 is taken."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with the other fields unchanged. Empty for the first page."""
     content_type: _builtins.str

@@ -278,7 +278,7 @@ class ListCollectionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Collections a page, in [0, 1000]. If unset or 0, 100. Above 1000, 1000 is taken."""
+    """Collections a page, in [0, 1000]. If unset or 0, 50. Above 1000, 1000 is taken."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     def __init__(

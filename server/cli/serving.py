@@ -1,0 +1,139 @@
+"""`aisle up` and `aisle serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+
+from server.app import Endpoints, Serving, serving
+from server.cli.demo_tenant import ensure_demo, ensure_local_key
+from server.cli.models import build_with_progress
+from server.cli.replicas import run_replicas
+from server.domain import TenantId
+from server.embedded import running_parts
+from server.errors import FailedPreconditionError
+from server.inference import BuiltEncoder
+from server.settings import Settings
+from server.store import open_database
+from server.store.migrate import migrate
+from server.telemetry import configure_logging
+
+
+class _Stop:
+    """A stop signal. Before someone waits for it, and the second time, it is not taken, and the process gives up at once."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._awaited = False
+
+    async def wait(self) -> None:
+        """Returns when the signal came."""
+        self._awaited = True
+        await self._event.wait()
+
+    def wanted(self) -> bool:
+        """Sends the signal; returns whether someone waited for it."""
+        taken = self._awaited and not self._event.is_set()
+        self._event.set()
+        return taken
+
+
+@click.command()
+@click.option("--demo/--no-demo", default=True, help="Load the demo tenant if the database has no tenant.")
+def up(demo: bool) -> None:
+    """Runs every part that is not configured by URL, migrates, and serves until Ctrl-C."""
+    settings = Settings()
+    configure_logging(settings.log_level)
+    encoder = build_with_progress(None, settings.cache_dir)
+    _run(lambda stop: _up(settings, encoder, stop, demo=demo))
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the doors' ports.")
+@click.option("--replica", is_flag=True, hidden=True, help="One of several processes of this machine.")
+def serve(workers: int, replica: bool) -> None:
+    """Serves with the parts that AISLE_DATABASE_URL, AISLE_REDIS_URL and AISLE_TRITON_URL name. Run `aisle migrate` first."""
+    settings = Settings()
+    configure_logging(settings.log_level)
+    for name in ("database_url", "redis_url"):
+        if not getattr(settings, name):
+            raise FailedPreconditionError(f"AISLE_{name.upper()} is not set; set it, or run `aisle up` for embedded parts")
+    if workers > 1:
+        sys.exit(run_replicas(workers, [settings.grpc_address, settings.http_address]))
+    encoder = build_with_progress(None, settings.cache_dir)
+    endpoints = Endpoints(settings.database_url, settings.redis_url, settings.triton_url)
+    _run(lambda stop: _serve(settings, endpoints, encoder, stop, reuse_port=replica))
+
+
+def _run(work: Callable[[_Stop], Coroutine[Any, Any, None]]) -> None:
+    """Runs the work on uvloop. SIGINT and SIGTERM set its event; work that has not come to wait for it yet is cancelled."""
+    import uvloop
+
+    async def guarded() -> None:
+        stop = _Stop()
+        main = asyncio.create_task(work(stop))
+
+        def on_signal() -> None:
+            if not stop.wanted():
+                main.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        try:
+            await main
+        except asyncio.CancelledError:
+            _say("stopped before all was done")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(guarded())
+
+
+async def _serve(settings: Settings, endpoints: Endpoints, encoder: BuiltEncoder, stop: _Stop, *, reuse_port: bool = False) -> None:
+    async with serving(settings, endpoints, encoder, reuse_port=reuse_port) as doors:
+        click.echo(f"aisle ready grpc={doors.grpc_address} http=http://{doors.http_address}")
+        await stop.wait()
+        click.echo("stopping: finishing accepted requests", err=True)
+
+
+async def _up(settings: Settings, encoder: BuiltEncoder, stop: _Stop, *, demo: bool) -> None:
+    async with running_parts(
+        data_dir=settings.data_dir,
+        database=not settings.database_url,
+        redis=not settings.redis_url,
+        triton=not settings.triton_url and settings.runtime != "local",
+        model_files={"text_encoder": encoder.onnx},
+        model_repository=settings.model_repository,
+        progress=_say,
+    ) as parts:
+        endpoints = Endpoints(
+            settings.database_url or parts.database_url, settings.redis_url or parts.redis_url, settings.triton_url or parts.triton_url
+        )
+        for applied in await migrate(endpoints.database_url):
+            _say(f"migrated: {applied}")
+        tenant_id = TenantId(settings.local_tenant)
+        async with open_database(endpoints.database_url, max_connections=4) as database:
+            if demo:
+                await ensure_demo(database, tenant_id, progress=_say)
+            key = await ensure_local_key(database, tenant_id, settings.data_dir)
+        async with serving(settings, endpoints, encoder) as doors:
+            _announce(doors, key, tenant_id)
+            await stop.wait()
+            _say("stopping: finishing accepted requests")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _announce(doors: Serving, key: str, tenant_id: TenantId) -> None:
+    click.echo(f"aisle ready grpc={doors.grpc_address} http=http://{doors.http_address} key={key} tenant={tenant_id}")
+    click.echo(
+        f"curl -s http://{doors.http_address}/v1/users/couple-000000:recommendItems -H 'authorization: Bearer {key}' "
+        """-H 'content-type: application/json' -d '{"maxResults": 3, "explain": true}'"""
+    )
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""Use cases, the same nouns as `api/`. No protobuf, no HTTP."""

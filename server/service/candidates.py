@@ -1,0 +1,150 @@
+"""Candidates from every source, and their features.
+
+Shapes: N rows of the index, C candidates, F ranker features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.domain import Interaction, Item, ItemId
+from server.retrieval.filters import Filter, compile_filter
+from server.retrieval.fusion import feature_matrix, retrieval_score
+from server.retrieval.sources import SparseScores
+from server.retrieval.vectors import SEMANTIC, UserVector
+from server.service.catalogue import Catalogue
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float32]
+
+_DENSE = 300
+_SPARSE = 300
+_TRENDING = 50
+_FRESH = 50
+_POPULAR = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Items to rank, with the ranker's input."""
+
+    item_ids: tuple[ItemId, ...]
+    features: FloatArray
+    """float32, (C, F)."""
+
+    @classmethod
+    def of(
+        cls,
+        catalogue: Catalogue,
+        user: UserVector,
+        history: Sequence[Interaction],
+        rows: IntArray,
+        *,
+        sparse: SparseScores | None = None,
+    ) -> Candidates:
+        """Returns the candidates in these rows of the index, with their features."""
+        index = catalogue.index.view()
+        item_ids = tuple(index.ids(rows))
+        sparse = catalogue.sparse.fold_in(history) if sparse is None else sparse
+        found = index.rows_of(sparse.item_ids)
+        transitions, cosine = np.zeros(index.rows, np.float32), np.zeros(index.rows, np.float32)
+        transitions[found[found >= 0]] = sparse.transitions[found >= 0]
+        cosine[found[found >= 0]] = sparse.cosine[found >= 0]
+        popularity = catalogue.popularity
+        features = feature_matrix(
+            user.contributions(index.vectors(rows)),
+            transitions=transitions[rows],
+            cosine=cosine[rows],
+            popularity=np.fromiter((popularity.get(item_id, 0.0) for item_id in item_ids), np.float32, len(item_ids)),
+            trending=catalogue.trending.shares(item_ids),
+            freshness=catalogue.fresh.freshness(item_ids, datetime.now(UTC)),
+            history_length=len(history),
+        )
+        return cls(item_ids, features)
+
+
+def eligible_mask(catalogue: Catalogue, where: str) -> BoolArray:
+    """Returns which rows may be shown, (N,): recommended items, available now, that pass the caller's filter.
+
+    Raises:
+        FilterSyntaxError: The filter does not parse.
+    """
+    minute = int(time.time()) // 60  # masks are remembered by expression, so the clock moves a minute at a time
+    mask = catalogue.index.view().mask(_available(minute))
+    return mask & catalogue.index.view().mask(compile_filter(where)) if where.strip() else mask
+
+
+@lru_cache(maxsize=8)
+def _available(minute: int) -> Filter:
+    now = datetime.fromtimestamp(minute * 60, UTC).isoformat()
+    return compile_filter(f'NOT content_type:* AND NOT available_from > "{now}" AND NOT available_until <= "{now}"')
+
+
+def gather(
+    catalogue: Catalogue, user: UserVector, history: Sequence[Interaction], eligible: BoolArray, *, limit: int, seen: bool
+) -> Candidates:
+    """Returns the union of what every source names, and as many popular items as it takes to fill the list.
+
+    Args:
+        catalogue: What is chosen from.
+        user: The user's vector.
+        history: The user's interactions, oldest first.
+        eligible: bool, (N,): rows that may be shown.
+        limit: Items wanted.
+        seen: Whether items of the history may be shown.
+    """
+    index = catalogue.index.view()
+    allowed = eligible
+    if history and not seen:
+        allowed = eligible.copy()
+        rows = index.rows_of([interaction.item_id for interaction in history])
+        allowed[rows[(rows >= 0) & (rows < len(allowed))]] = False
+    sparse = catalogue.sparse.fold_in(history)
+    named: list[IntArray] = [
+        index.rows_of(sparse.best(max(_SPARSE, 2 * limit))),
+        index.rows_of(catalogue.trending.top(_TRENDING)),
+        index.rows_of(catalogue.fresh.top(_FRESH)),
+        index.rows_of(catalogue.most_popular[: max(_POPULAR, 2 * limit)]),
+    ]
+    query = user.query
+    if query.any():
+        named.append(index.search_now(query[None], max(_DENSE, 2 * limit), where=allowed).rows[0])
+    rows = np.unique(np.concatenate(named))
+    rows = rows[(rows >= 0) & (rows < len(allowed))]
+    rows = rows[allowed[rows]]
+    if len(rows) < limit:
+        rest = np.flatnonzero(allowed)
+        rows = np.concatenate([rows, np.setdiff1d(rest, rows)[: limit - len(rows)]])
+    return Candidates.of(catalogue, user, history, rows, sparse=sparse)
+
+
+def similar_candidates(catalogue: Catalogue, item_id: ItemId, eligible: BoolArray, *, limit: int) -> tuple[Candidates, FloatArray]:
+    """Returns what resembles an item, and its scores, (C,): the fusion of a user who did nothing but touch it."""
+    touched = (Interaction(item_id, "click", datetime.now(UTC)),)
+    texts = catalogue.index.vectors(catalogue.index.rows_of([item_id]))[:, SEMANTIC]
+    user = catalogue.space.user_vector(touched, texts)
+    candidates = gather(catalogue, user, touched, eligible, limit=limit, seen=False)
+    return candidates, retrieval_score(candidates.features, catalogue.weights)
+
+
+def content_candidates(catalogue: Catalogue, user: UserVector, content_type: str) -> list[tuple[Item, float]]:
+    """Returns the content blocks of a type that are available, each with its fit: the weighted product with the user's vector."""
+    index = catalogue.index.view()
+    now = datetime.now(UTC)
+    found = [item for item in catalogue.content.get(content_type, {}).values() if _is_available(item, now)]
+    if not found:
+        return []
+    vectors = index.vectors(index.rows_of([item.item_id for item in found]))
+    return list(zip(found, (vectors @ user.query).tolist(), strict=True))
+
+
+def _is_available(item: Item, now: datetime) -> bool:
+    return (item.available_from is None or item.available_from <= now) and (item.available_until is None or now < item.available_until)

@@ -1,0 +1,104 @@
+"""What is known of a user at the moment of a request: cached profile, read-your-writes, and the last known profile for bad times."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from server.cache import USER_VECTOR_TTL_S, Cache
+from server.domain import Event, Profile, TenantId, UserId, parse_consistency_token
+from server.domain.history import overlay
+from server.errors import UnavailableError
+from server.service.profile_codec import decode_profile, encode_profile
+from server.store import profiles as store
+from server.store.database import Database
+from server.stream import EventLog
+from server.telemetry import logger
+
+PROFILES = "profile"
+"""Kind of the cache's entries. The user vector is computed from the profile in less time than reading it from Redis would take."""
+
+READ_YOUR_WRITES_S = 0.1
+"""How long a request waits for the events that its token names; past it the reply says that it did not see them."""
+
+_REMEMBERED = 20_000
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownUser:
+    """A profile, and whether the events of the request's token are in it."""
+
+    profile: Profile
+    consistent: bool = True
+
+
+class Users:
+    """Reads profiles: L1, L2, then the database; lays a token's events over them."""
+
+    def __init__(self, database: Database, cache: Cache, events: EventLog) -> None:
+        self._database = database
+        self._cache = cache
+        self._events = events
+        self._decoded: LRUCache[tuple[TenantId, UserId], tuple[bytes, Profile]] = LRUCache(_REMEMBERED)
+
+    async def known(self, tenant_id: TenantId, user_id: UserId, *, token: str = "", deadline: float) -> KnownUser:
+        """Returns the user's profile; an empty one for a user nobody has heard of.
+
+        Raises:
+            InvalidFieldError: The token is none of ours.
+            UnavailableError: The profile is not cached and the database is down.
+        """
+        if not token:
+            return KnownUser(await self._cached(tenant_id, user_id, deadline=deadline))
+        entries = parse_consistency_token(token, tenant_id)
+        try:
+            async with asyncio.timeout(min(READ_YOUR_WRITES_S, max(0.0, deadline - time.monotonic()))):
+                return KnownUser(await self._with_events(tenant_id, user_id, entries, deadline=deadline))
+        except (TimeoutError, UnavailableError) as error:
+            _log.warning("a token's events were not seen", tenant=tenant_id, reason=str(error) or "100 ms passed")
+            return KnownUser(await self._cached(tenant_id, user_id, deadline=deadline), consistent=False)
+
+    def last_known(self, tenant_id: TenantId, user_id: UserId) -> Profile | None:
+        """Returns the profile that this process read last, however old, or None."""
+        remembered = self._decoded.get((tenant_id, user_id))
+        return remembered[1] if remembered else None
+
+    def forget(self, tenant_id: TenantId, user_id: UserId) -> None:
+        """Drops what this process remembers of a deleted user."""
+        self._decoded.pop((tenant_id, user_id), None)
+
+    async def _with_events(self, tenant_id: TenantId, user_id: UserId, entries: list[str], *, deadline: float) -> Profile:
+        """Returns the profile with the events of these stream entries.
+
+        The order of reads matters, see `EventLog.read_entry`: an entry that is gone was committed before, so the database, not a cache, is
+        read after it.
+        """
+        found: list[Event] = []
+        applied = False
+        for entry in entries:
+            events = await self._events.read_entry(tenant_id, entry)
+            applied = applied or events is None
+            found += events or ()
+        profile = await (self._read if applied else self._cached)(tenant_id, user_id, deadline=deadline)
+        return overlay(profile, found)
+
+    async def _cached(self, tenant_id: TenantId, user_id: UserId, *, deadline: float) -> Profile:
+        async def compute() -> bytes:
+            return encode_profile(await self._read(tenant_id, user_id, deadline=deadline))
+
+        content = (await self._cache.get_or_compute(PROFILES, tenant_id, user_id, USER_VECTOR_TTL_S, compute)).value
+        remembered = self._decoded.get((tenant_id, user_id))
+        if remembered is not None and remembered[0] == content:
+            return remembered[1]
+        profile = decode_profile(content)
+        self._decoded[tenant_id, user_id] = (content, profile)
+        return profile
+
+    async def _read(self, tenant_id: TenantId, user_id: UserId, *, deadline: float) -> Profile:
+        async with self._database.tenant(tenant_id, timeout_s=max(0.0, deadline - time.monotonic())) as connection:
+            profile = await store.get_profile(connection, tenant_id, user_id)
+        return profile or Profile(user_id=user_id)
