@@ -121,7 +121,7 @@ def _enum(descriptor: EnumDescriptor) -> Read:
         if type(value) is str and value in numbers:
             return numbers[value]
         if type(value) in {int, float} or (type(value) is str and _INTEGER.fullmatch(value)):
-            number = _whole(value)
+            number = value if type(value) is int else _whole(value)
             if number in known or (not descriptor.is_closed and -(1 << 31) <= number < 1 << 31):
                 return number
         raise MisfitError(f"must be one of {listed}, not {shown(value)}")
