@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from training.counting import user_items
 from training.data import Interactions
@@ -57,8 +57,19 @@ def ease(interactions: Interactions) -> Baseline:
     held = user_items(interactions)
     gram = np.asarray((held.T @ held).toarray(), np.float32)
     gram[np.diag_indices_from(gram)] += EASE_RIDGE
-    factor, lower = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-    inverse = scipy.linalg.cho_solve((factor, lower), np.eye(len(factor), dtype=np.float32), overwrite_b=True, check_finite=False)
-    weights = np.asarray(inverse / -np.diag(inverse)[None, :], np.float32)
+    # The inverse in place from the Cholesky factor: a third of the time of solving for the identity, and no second array.
+    factor, _ = lapack.spotrf(gram.T, lower=True, overwrite_a=True, clean=False)
+    weights, _ = lapack.spotri(factor, lower=True, overwrite_c=True)
+    _mirror(weights)
+    weights /= -np.diag(weights)[None, :].copy()
     np.fill_diagonal(weights, 0)
     return lambda users: np.asarray(held[users] @ weights, np.float32)
+
+
+def _mirror(matrix: FloatArray) -> None:
+    """Copies the lower triangle to the upper, in blocks that fit the cache."""
+    for start in range(0, len(matrix), 1024):
+        stop = start + 1024
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+        block = matrix[start:stop, start:stop]
+        block[:] = np.tril(block) + np.tril(block, -1).T

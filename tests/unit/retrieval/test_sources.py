@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.domain.ids import ItemId
+from server.domain.profiles import Interaction
+from server.retrieval.sources import Fresh, SparseSource, Trending
+from training.counting import count
+from training.data import Vocabulary, raw_events
+
+_NOW = datetime(2024, 6, 1, tzinfo=UTC)
+_EVENTS = st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abcdef")), max_size=40)
+
+
+def _history(*items: str, kind: str = "click") -> list[Interaction]:
+    return [Interaction(ItemId(item), kind, _NOW) for item in items]
+
+
+def _counted(pairs: list[tuple[str, str]], *, among: list[tuple[str, str]] | None = None) -> SparseSource:
+    events = raw_events([(user, item, "click", float(step)) for step, (user, item) in enumerate(pairs)])
+    vocabulary = Vocabulary.of([events], [ItemId(item) for _, item in among or pairs])
+    counts = count(vocabulary.encode(events))
+    arrays = (counts.transitions, counts.together, counts.mass, counts.users)
+    return SparseSource(vocabulary.item_ids, *arrays, decays=(0.7, 0.9))
+
+
+@settings(deadline=None)
+@given(_EVENTS, st.integers(0, 40), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6))
+def test_observing_equals_counting_again(pairs: list[tuple[str, str]], split: int, asked: list[str]) -> None:
+    """Events seen one by one after a bundle was counted give the scores of counting everything at once."""
+    split = min(split, len(pairs))
+    live = _counted(pairs[:split])
+    histories: dict[str, list[ItemId]] = {}
+    for step, (user, item) in enumerate(pairs):
+        if step >= split:
+            live.observe(histories.get(user, []), ItemId(item))
+        histories.setdefault(user, []).append(ItemId(item))
+    again = _counted(pairs)
+    found, expected = (source.fold_in(_history(*asked)) for source in (live, again))
+    mine = {item: (float(t), float(c)) for item, t, c in zip(found.item_ids, found.transitions, found.cosine, strict=True)}
+    theirs = {item: (float(t), float(c)) for item, t, c in zip(expected.item_ids, expected.transitions, expected.cosine, strict=True)}
+    assert mine.keys() == theirs.keys()
+    for item, values in theirs.items():
+        assert mine[item] == pytest.approx(values, abs=1e-5)
+
+
+def test_what_followed_is_found_and_the_newest_weighs_most() -> None:
+    """After a comes b, after c comes d: a history that ends with c leads to d first, one that ends with a to b."""
+    source = _counted([("u", "a"), ("u", "b"), ("v", "c"), ("v", "d")])
+    assert source.fold_in(_history("a", "c")).best(2) == ("d", "b")
+    assert source.fold_in(_history("c", "a")).best(2) == ("b", "d")
+
+
+def test_shares_are_between_zero_and_one() -> None:
+    """Transitions are a chance and cosine a cosine, whatever the actions weigh."""
+    source = _counted([(user, item) for user in "uvw" for item in "abc"])
+    scores = source.fold_in(_history("a", "b", kind="book"))
+    assert float(scores.transitions.max()) <= 1.0
+    assert float(scores.cosine.max()) <= 1.0 + 1e-6
+
+
+def test_an_empty_or_unknown_history_leads_nowhere() -> None:
+    """No candidates, and no error."""
+    source = _counted([("u", "a"), ("u", "b")])
+    assert source.fold_in([]).item_ids == ()
+    assert source.fold_in(_history("stranger")).item_ids == ()
+    assert SparseSource.empty().fold_in(_history("a")).best(5) == ()
+
+
+def test_hidden_items_lead_nowhere() -> None:
+    """An action that speaks against an item brings no neighbours of it."""
+    assert _counted([("u", "a"), ("u", "b")]).fold_in(_history("a", kind="hide")).item_ids == ()
+
+
+def test_best_breaks_ties_by_id() -> None:
+    """Equal scores come in the order of ids, also at the cut."""
+    source = _counted([(f"u{item}", "a") for item in "zyxw"] + [(f"u{item}", item) for item in "zyxw"])
+    assert source.fold_in(_history("a")).best(2) == ("w", "x")
+
+
+def test_trending_halves_in_a_half_life() -> None:
+    """Two events a half-life ago weigh as much as one now, in whatever order they arrive."""
+    trending = Trending(half_life_s=3600, origin=_NOW - timedelta(days=1))
+    trending.observe(ItemId("now"), _NOW)
+    trending.observe_many([(ItemId("old"), _NOW - timedelta(hours=1), 1.0)] * 2)
+    assert trending.shares([ItemId("now"), ItemId("old"), ItemId("none")]).tolist() == [1.0, 1.0, 0.0]
+    trending.observe(ItemId("now"), _NOW)
+    assert trending.top(5) == ("now", "old")
+
+
+def test_trending_survives_years() -> None:
+    """Counts neither overflow nor lose their order a thousand half-lives later, nor by an event from the distant past."""
+    trending = Trending(half_life_s=60, origin=_NOW)
+    trending.observe(ItemId("a"), _NOW)
+    trending.observe(ItemId("b"), _NOW + timedelta(days=400))
+    trending.observe(ItemId("a"), _NOW - timedelta(days=4000))
+    shares = trending.shares([ItemId("a"), ItemId("b")])
+    assert np.isfinite(shares).all()
+    assert trending.top(1) == ("b",)
+
+
+def test_the_newest_are_freshest() -> None:
+    """Newest first; removed ones are gone; an unknown item is not fresh."""
+    fresh = Fresh(half_life_s=86400)
+    fresh.add({ItemId("a"): _NOW - timedelta(days=1), ItemId("b"): _NOW, ItemId("c"): _NOW + timedelta(hours=1)})
+    fresh.remove([ItemId("c"), ItemId("unknown")])
+    assert fresh.top(5) == ("b", "a")
+    assert fresh.freshness([ItemId("a"), ItemId("b"), ItemId("x")], _NOW).tolist() == [0.5, 1.0, 0.0]
