@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,12 @@ class TritonRuntime:
             await self._drop(loaded.served_as)
 
     async def ready(self) -> bool:
-        """Returns whether Triton answers within a second."""
+        """Returns whether Triton answers within a second. Not ServerReady: that is false while any model of anyone's is broken."""
         try:
-            reply = await self._call("ServerReady", service_pb2.ServerReadyRequest(), service_pb2.ServerReadyResponse, _PROBE_S)
+            reply = await self._call("ServerLive", service_pb2.ServerLiveRequest(), service_pb2.ServerLiveResponse, _PROBE_S)
         except AisleError:
             return False
-        return bool(reply.ready)
+        return bool(reply.live)
 
     async def close(self) -> None:
         """Closes the channel. Models stay on the server for other replicas; names carry their content."""
@@ -133,7 +134,13 @@ class TritonRuntime:
         request = service_pb2.RepositoryModelLoadRequest(model_name=loaded.served_as)
         request.parameters["config"].string_param = config
         request.parameters["file:1/model.onnx"].bytes_param = content
-        await self._call("RepositoryModelLoad", request, service_pb2.RepositoryModelLoadResponse, _LOAD_S)
+        try:
+            await self._call("RepositoryModelLoad", request, service_pb2.RepositoryModelLoadResponse, _LOAD_S)
+        except CorruptDataError:
+            # Triton keeps a model that failed in its index, and calls itself not ready because of it.
+            with suppress(AisleError):
+                await self._drop(loaded.served_as)
+            raise
 
     async def _drop(self, served_as: str) -> None:
         request = service_pb2.RepositoryModelUnloadRequest(model_name=served_as)
