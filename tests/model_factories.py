@@ -30,7 +30,7 @@ def linear_ranker(scale: float = 1.0, *, bias: float = 0.0, features: int = FEAT
     last = "flat"
     if deep:
         initializers += [
-            numpy_helper.from_array(np.full((2000, 2000), 1 / 2000, np.float32), "wide"),
+            numpy_helper.from_array(np.full((800, 800), 1 / 800, np.float32), "wide"),
             numpy_helper.from_array(np.array(0, np.float32), "zero"),
         ]
         previous = "wide"

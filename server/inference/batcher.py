@@ -10,9 +10,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 from server.errors import AisleError, DeadlineExceededError, OverloadedError, UnavailableError
+from server.telemetry import logger
+
+_log = logger("inference.batcher")
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -123,10 +127,18 @@ class Batcher(Generic[Row, Result]):
         while len(self._running) < self._workers and (batch := self._take()):
             task = asyncio.get_running_loop().create_task(self._execute(batch))
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, batch))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, batch: list[_Waiting[Row, Result]], task: asyncio.Task[None]) -> None:
+        """Fails what a batch left unanswered and starts the next. A task that is cancelled before its first step ends up here too."""
         self._running.discard(task)
+        error = UnavailableError("inference", "the server is stopping") if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, AisleError):
+            _log.error("a batch failed", exc_info=error)
+            error = UnavailableError("inference", "the batch failed; the log says why")
+        if error is not None:
+            for entry in batch:
+                self._fail(entry, error)
         if not self._closed:
             self._start()
 
@@ -157,21 +169,12 @@ class Batcher(Generic[Row, Result]):
 
     async def _execute(self, batch: list[_Waiting[Row, Result]]) -> None:
         started = time.monotonic()
-        try:
-            results = await self._run([entry.row for entry in batch], max(entry.deadline for entry in batch))
-            for entry, result in zip(batch, results, strict=True):
-                if not entry.answer.done():
-                    entry.answer.set_result(result)
-        except AisleError as error:
-            for entry in batch:
-                self._fail(entry, error)
-        except BaseException as error:
-            for entry in batch:
-                self._fail(entry, UnavailableError("inference", f"the batch ended: {error!r}"))
-            raise
-        else:
-            each = (time.monotonic() - started) / sum(entry.tokens for entry in batch)
-            self._seconds_a_token += (each - self._seconds_a_token) * (_SMOOTHING if self._seconds_a_token else 1.0)
+        results = await self._run([entry.row for entry in batch], max(entry.deadline for entry in batch))
+        for entry, result in zip(batch, results, strict=True):
+            if not entry.answer.done():
+                entry.answer.set_result(result)
+        each = (time.monotonic() - started) / sum(entry.tokens for entry in batch)
+        self._seconds_a_token += (each - self._seconds_a_token) * (_SMOOTHING if self._seconds_a_token else 1.0)
 
     @staticmethod
     def _fail(entry: _Waiting[Row, Result], error: AisleError) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.inference.contract import RANKER
 from server.inference.router import Router
 
-_ROWS = 4096
+MAX_ROWS = 4096
 """Candidates of one model call: `max_batch_size` of model_repository/ranker."""
 
 
@@ -67,8 +67,8 @@ class Ranker:
         """
         parts: list[NDArray[np.float32]] = []
         runtimes: set[str] = set()
-        for start in range(0, len(features), _ROWS):
-            rows = {"features": features[start : start + _ROWS]}
+        for start in range(0, len(features), MAX_ROWS):
+            rows = {"features": features[start : start + MAX_ROWS]}
             outputs, runtime = await self._router.infer(model_name, RANKER, rows, deadline=deadline)
             parts.append(outputs["scores"])
             runtimes.add(runtime)

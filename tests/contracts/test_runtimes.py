@@ -190,7 +190,7 @@ async def test_a_file_that_is_no_ranker_is_refused(runtime: Runtime, onnx: bytes
 
 async def test_a_call_past_its_time_ends(runtime: Runtime) -> None:
     """A model that takes longer than the caller waits is given up, and the runtime serves the next call."""
-    await runtime.load("ranker-slow", RANKER, linear_ranker(deep=200))
+    await runtime.load("ranker-slow", RANKER, linear_ranker(deep=60))
     await runtime.load("ranker-fast", RANKER, linear_ranker())
     with pytest.raises(DeadlineExceededError):
         await runtime.infer("ranker-slow", RANKER, features(1), timeout_s=0.05)

@@ -1,0 +1,163 @@
+"""The router: the faster runtime, the other one when that fails, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from server.errors import CorruptDataError, DeadlineExceededError, InvalidFieldError, NotFoundError, UnavailableError
+from server.inference import RANKER, LocalRuntime, ModelSpec, Router, Tensors
+from tests.model_factories import FEATURES, FaultyRuntime, linear_ranker
+
+GIVEN = {"features": np.ones((3, FEATURES), np.float32)}
+SUM = float(sum(range(FEATURES)))
+
+
+def soon(seconds: float = 20.0) -> float:
+    """A deadline."""
+    return time.monotonic() + seconds
+
+
+@asynccontextmanager
+async def routed(first: FaultyRuntime | None) -> AsyncIterator[Router]:
+    """A router over `first` and a local runtime, with one ranker."""
+    runtimes = [(LocalRuntime(threads=2), 2)]
+    async with Router([(first, 2), *runtimes] if first else runtimes) as router:
+        await router.load("ranker-x", RANKER, linear_ranker())
+        yield router
+
+
+async def ask(router: Router, seconds: float = 20.0) -> str:
+    """Asks once, checks the scores, returns the runtime."""
+    outputs, runtime = await router.infer("ranker-x", RANKER, GIVEN, deadline=soon(seconds))
+    assert outputs["scores"].tolist() == [SUM] * 3
+    return runtime
+
+
+async def until(router: Router, runtime: str, seconds: float = 20.0) -> None:
+    """Asks until `runtime` answers."""
+    end = soon(seconds)
+    while await ask(router) != runtime:
+        assert time.monotonic() < end, f"{runtime} was not used again"
+        await asyncio.sleep(0.05)
+
+
+async def test_one_runtime_alone_serves() -> None:
+    """A router over the local runtime only answers by it."""
+    async with routed(None) as router:
+        assert await ask(router) == "local"
+
+
+async def test_a_runtime_never_measured_is_tried_and_a_slow_one_is_left() -> None:
+    """The first call goes to the first runtime; once it proves slow, calls go to the faster one."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        first.delay_s = 0.1
+        assert await ask(router) == "faulty"
+        assert await ask(router) == "local"
+        assert [await ask(router) for _ in range(5)] == ["local"] * 5
+
+
+async def test_a_runtime_that_is_down_costs_no_answer() -> None:
+    """Every call is answered by the other; the circuit opens, so the dead one is not asked again; it serves when it is back."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        first.down = True
+        assert [await ask(router) for _ in range(10)] == ["local"] * 10
+        assert first.calls <= 4  # the probe of loading, and the failures that opened the circuit
+        first.down = False
+        await until(router, "faulty")
+
+
+async def test_a_runtime_that_hangs_costs_a_part_of_the_deadline_and_no_answer() -> None:
+    """Concurrent calls with two seconds each are all answered in time by the other runtime, and the hung one serves again later."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        first.hangs = True
+        assert await asyncio.gather(*(ask(router, 2.0) for _ in range(30))) == ["local"] * 30
+        before = first.calls
+        assert [await ask(router, 2.0) for _ in range(10)] == ["local"] * 10
+        assert first.calls == before
+        first.hangs = False
+        await until(router, "faulty")
+
+
+async def test_with_every_runtime_failing_the_caller_learns_why() -> None:
+    """The last failure is raised; with the circuit open the last runtime is asked all the same."""
+    only = FaultyRuntime()
+    async with Router([(only, 2)]) as router:
+        await router.load("ranker-x", RANKER, linear_ranker())
+        only.down = True
+        for _ in range(5):
+            with pytest.raises(UnavailableError, match="down"):
+                await ask(router)
+        only.down = False
+        assert await ask(router) == "faulty"
+
+
+async def test_a_deadline_in_the_past_asks_nobody() -> None:
+    """The call is refused as DeadlineExceededError and no runtime sees it."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        before = first.calls
+        with pytest.raises(DeadlineExceededError):
+            await ask(router, -1.0)
+        assert first.calls == before
+
+
+async def test_the_callers_mistakes_are_not_the_runtimes_failures() -> None:
+    """Wrong inputs and unknown models raise at once and open no circuit."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        for _ in range(5):
+            with pytest.raises(InvalidFieldError):
+                await router.infer("ranker-x", RANKER, {"features": np.ones((1, 2), np.float32)}, deadline=soon())
+            with pytest.raises(NotFoundError):
+                await router.infer("ranker-y", RANKER, GIVEN, deadline=soon())
+        assert await ask(router) == "faulty"
+
+
+async def test_a_corrupt_model_is_refused_when_it_is_loaded() -> None:
+    """Loading raises, and the model of that name that served before still serves."""
+    async with routed(FaultyRuntime()) as router:
+        with pytest.raises(CorruptDataError):
+            await router.load("ranker-x", RANKER, b"junk")
+        await ask(router)
+
+
+async def test_a_runtime_that_was_down_at_loading_gets_the_model_later() -> None:
+    """Loading succeeds without it, and it serves the model after it came up."""
+    first = FaultyRuntime()
+    first.down = True
+    async with routed(first) as router:
+        assert await ask(router) == "local"
+        first.down = False
+        await until(router, "faulty")
+
+
+class OtherModel(FaultyRuntime):
+    """A runtime that holds another model under the same name."""
+
+    async def infer(self, model_name: str, spec: ModelSpec, inputs: Tensors, *, timeout_s: float) -> Tensors:
+        """As the parent, off by a half."""
+        outputs = await super().infer(model_name, spec, inputs, timeout_s=timeout_s)
+        return {name: value + np.float32(0.5) for name, value in outputs.items()}
+
+
+async def test_a_runtime_that_holds_another_model_is_not_used() -> None:
+    """Answers that differ by more than 1e-3 mean another model: scores of the two never mix."""
+    async with routed(OtherModel()) as router:
+        assert [await ask(router) for _ in range(5)] == ["local"] * 5
+
+
+async def test_an_unloaded_model_is_unknown_to_every_runtime() -> None:
+    """Nobody answers for it any more."""
+    async with routed(FaultyRuntime()) as router:
+        await router.unload("ranker-x")
+        with pytest.raises(NotFoundError):
+            await ask(router)
