@@ -32,7 +32,7 @@ def start_host() -> Iterator[StartHost]:
 
 
 @pytest.fixture(scope="module")
-def data_dir() -> Iterator[Path]:
+def data_dir(scratch: str) -> Iterator[Path]:
     """A folder with a short path for one module's instances, one after the other."""
-    with tempfile.TemporaryDirectory(prefix="aisle-t-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="aisle-t-", dir=scratch) as folder:
         yield Path(folder) / "data"
