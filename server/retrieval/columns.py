@@ -68,9 +68,13 @@ class Texts:
         """Returns the code of a text, or -1."""
         return self._codes.get(text, -1)
 
-    def where(self, test: Callable[[str], bool]) -> BoolArray:
-        """Returns which codes' texts pass a test. Cost grows with distinct texts, not with items."""
-        return np.fromiter(map(test, tuple(self.all)), np.bool_)
+    def passing(self, codes: NDArray[np.int32], test: Callable[[str], bool]) -> BoolArray:
+        """Returns which codes' texts pass a test, (n,); arbitrary for code -1. Each distinct text is tested once."""
+        if len(codes) * 8 < len(self.all):
+            distinct, places = np.unique(codes, return_inverse=True)
+            tested = np.fromiter((test(self.all[code]) for code in distinct.tolist()), np.bool_, len(distinct))
+            return tested[places]
+        return np.fromiter(map(test, tuple(self.all)), np.bool_)[codes]
 
 
 class TextColumn:
@@ -186,6 +190,12 @@ class ItemColumns:
 
 def attribute_values(attributes: Mapping[str, Any], path: Sequence[str]) -> tuple[list[str | float | bool], bool]:
     """Returns the scalars that a path reaches in a JSON object, through lists, and whether it reaches anything not empty."""
+    if len(path) == 1:  # most attributes are one text or number
+        value = attributes.get(path[0])
+        if isinstance(value, str):
+            return [value], bool(value)
+        if value is None:
+            return [], False
     found = list(_reach(attributes, path))
     values: list[str | float | bool] = [_scalar(value) for value in found if isinstance(value, str | int | float)]
     return values, any(value not in ("", None) and (not isinstance(value, Mapping) or len(value) > 0) for value in found)

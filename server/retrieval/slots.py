@@ -90,8 +90,9 @@ class SlotStore:
         self.vectors, self.rows = vectors, rows
 
     def note_query(self, query: FloatArray) -> None:
-        """Remembers a query, (D,), as one that compressed codes should be good at."""
-        self._recent.append(query)
+        """Remembers a query, (D,), as one that compressed codes should be good at. All zeros say nothing."""
+        if query.any():
+            self._recent.append(query)
 
     def recent_queries(self) -> FloatArray:
         """Returns a copy of the last queries, (at most 64, D)."""

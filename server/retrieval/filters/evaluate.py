@@ -94,8 +94,7 @@ def _texts(column: TextColumn, operator: str, value: Value, start: int, stop: in
     if operator in {"=", "!="} and not (value.open_start or value.open_end):
         equal: BoolArray = codes == column.texts.find(value.text)
         return np.logical_and(known, equal if operator == "=" else ~equal)
-    passing = column.texts.where(text_test(operator, value, words=True))
-    return np.logical_and(known, passing[codes])
+    return np.logical_and(known, column.texts.passing(codes, text_test(operator, value, words=True)))
 
 
 def _elements(column: ListColumn, operator: str, value: Value, start: int, stop: int) -> BoolArray:
@@ -111,8 +110,8 @@ def _elements(column: ListColumn, operator: str, value: Value, start: int, stop:
         hits = ~booleans & (codes < 0) & compare(numbers, value.value)
     text = Text(str(value)) if isinstance(value, Number | Boolean) and operator in {"=", ":", "!="} else value
     if isinstance(text, Text) and len(column.texts.all):
-        passing = column.texts.where(text_test("=" if operator == "!=" else operator, text, words=False))
-        hits = hits | ((codes >= 0) & passing[codes])
+        passing = column.texts.passing(codes, text_test("=" if operator == "!=" else operator, text, words=False))
+        hits = hits | ((codes >= 0) & passing)
     result = np.zeros(stop - start, np.bool_)
     result[owners[hits]] = True
     if operator == "!=":
