@@ -196,6 +196,6 @@ def library() -> Described:
     return load_set(library_set())
 
 
-def message(name: str, **fields: Any) -> Any:
+def message(name: str, /, **fields: Any) -> Any:
     """Returns a message of the library, such as `message("Book", title="Emma")`."""
     return GetMessageClass(library().pool.FindMessageTypeByName(f"library.v1.{name}"))(**fields)
