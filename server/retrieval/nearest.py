@@ -12,12 +12,13 @@ Source: F. André et al., Quicker ADC, TPAMI 43 (2021), 1666-1677, as in FAISS's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
 import numpy as np
 
+from server.retrieval.gpu import GpuScan, gpu_scan
 from server.retrieval.scan import BoolArray, FloatArray, IntArray
 
 TARGET_RECALL = 0.985
@@ -29,6 +30,7 @@ _MAX_LISTS = 4096
 _SAMPLE_PER_LIST = 64
 _MIN_SAMPLE = 8192
 _MIN_LEARNABLE = 256
+_ADDED_AT_ONCE = 65_536
 _DEPTH = 100
 _MIN_SURVIVORS = 256
 _PROBED_SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -48,6 +50,8 @@ class CodeIndex:
     """Survivors asked for, per result."""
     trained_on: int
     """Slots there were when lists and codebooks were learned."""
+    gpu: GpuScan | None = None
+    """The vectors themselves on a GPU, asked first."""
 
     @property
     def size(self) -> int:
@@ -68,6 +72,13 @@ class CodeIndex:
             allowed: (size,), or None for all. Applied inside the scan.
             share: Part of the slots that is allowed, in (0, 1]. Fewer allowed slots lie further apart, so more lists are probed.
         """
+        if self.gpu is not None:
+            found = self.gpu.search(queries, k, np.ones(self.size, np.bool_) if allowed is None else allowed, share)
+            if found is not None:
+                return found
+        return self._scanned(queries, k, allowed, share)
+
+    def _scanned(self, queries: FloatArray, k: int, allowed: BoolArray | None, share: float) -> list[IntArray]:
         faiss.omp_set_num_threads(1)  # holds for the calling thread only
         probes = min(self.lists, int(np.ceil(self.probes * max(1.0, k / _DEPTH) / share)))
         survivors = min(self.size, max(_MIN_SURVIVORS, self.expansion * k))
@@ -88,7 +99,17 @@ class CodeIndex:
         faiss.omp_set_num_threads(1)
         codes = faiss.clone_index(self.codes)
         codes.add(_padded(vectors))
-        return CodeIndex(codes, self.dimension, self.probes, self.expansion, self.trained_on)
+        if self.gpu is not None:
+            self.gpu.extend(vectors)
+        return replace(self, codes=codes)
+
+    def on_gpu(self, vectors: FloatArray) -> CodeIndex:
+        """Returns itself with all slots' vectors, (size, D), on the GPU if there is one."""
+        gpu = gpu_scan(self.dimension)
+        for first in range(0, len(vectors) if gpu else 0, _ADDED_AT_ONCE):
+            assert gpu is not None
+            gpu.extend(vectors[first : first + _ADDED_AT_ONCE])
+        return replace(self, gpu=gpu)
 
     def to_bytes(self) -> bytes:
         """Returns the codes in FAISS's own format."""
@@ -115,9 +136,10 @@ def build(vectors: FloatArray, alive: BoolArray, queries: FloatArray, *, seed: i
     sample = rng.choice(live, min(len(live), max(_MIN_SAMPLE, _SAMPLE_PER_LIST * lists)), replace=False)
     codes = _untrained(_padded_dimension(vectors.shape[1]), lists)
     codes.train(_padded(vectors[np.sort(sample)]))
-    for first in range(0, len(vectors), 65_536):  # padding copies, so not all at once
-        codes.add(_padded(vectors[first : first + 65_536]))
-    return _calibrated(codes, vectors, alive, _probes(vectors, live, queries, rng))
+    for first in range(0, len(vectors), _ADDED_AT_ONCE):  # padding copies, so not all at once
+        codes.add(_padded(vectors[first : first + _ADDED_AT_ONCE]))
+    calibrated = _calibrated(codes, vectors, alive, _probes(vectors, live, queries, rng))
+    return calibrated and calibrated.on_gpu(vectors)
 
 
 def from_bytes(data: bytes, *, dimension: int, probes: int, expansion: int, trained_on: int) -> CodeIndex:

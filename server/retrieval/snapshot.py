@@ -197,14 +197,17 @@ def _view(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> IndexView:
         alive=alive,
         row_ids=row_ids,
         row_by_id={item_id: row for row, item_id in enumerate(row_ids)},
-        codes=_codes(manifest, files),
+        codes=_codes(manifest, files, store),
     )
 
 
-def _codes(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> CodeIndex | None:
+def _codes(manifest: Mapping[str, Any], files: Mapping[str, bytes], store: SlotStore) -> CodeIndex | None:
     if manifest["codes"] is None:
         return None
-    return nearest.from_bytes(files["codes.faiss"], dimension=manifest["dimension"], **manifest["codes"])
+    codes = nearest.from_bytes(files["codes.faiss"], dimension=manifest["dimension"], **manifest["codes"])
+    if codes.size > store.size:
+        raise ValueError("codes.faiss covers more than there is")
+    return codes.on_gpu(store.vectors[: codes.size])
 
 
 _DEAD = Item(item_id=ItemId(""), title="")
