@@ -190,13 +190,14 @@ class Child:
             if time.monotonic() - since > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S
             _log.warning("part ended", part=name, code=code, restart_in_s=round(backoff_s, 2), log=str(self._spec.log_path))
+            ended = time.monotonic()
             await self._stop()
             PART_RESTARTS.labels(name).inc()
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, not a secret
             backoff_s = min(_LONGEST_BACKOFF_S, 2 * backoff_s)
             try:
                 await self._start()
-                _log.info("part is back", part=name, after_s=round(time.monotonic() - since, 1))
+                _log.info("part is back", part=name, after_s=round(time.monotonic() - ended, 1))
             except (UnavailableError, OSError) as error:
                 _log.warning("part does not start", part=name, error=str(error))
 

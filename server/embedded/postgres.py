@@ -31,6 +31,8 @@ _CONFIGURATION = {
     "random_page_cost": "1.1",
     "fsync": "on",
     "synchronous_commit": "on",
+    # After a crash: one call for the file system, not one for each file, which takes seconds.
+    "recovery_init_sync_method": "syncfs",
     # Short queries: compiling them costs more than it saves.
     "jit": "off",
     # A backend notices within this time that its client was killed in the middle of a query.
