@@ -155,7 +155,7 @@ class GraphWriter:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Stores an array."""
         full = f"{self._scope}{name}"
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), full))
+        self.initializers.append(numpy_helper.from_array(np.require(value, requirements="C"), full))
         return full
 
     def integers(self, *values: int) -> str:

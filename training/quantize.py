@@ -121,7 +121,7 @@ class _Rewriter:
     def _constant(self, name: str, value: NDArray[Any]) -> str:
         if name not in self._constants:
             self._constants[name] = name
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            self.initializers.append(numpy_helper.from_array(np.require(value, requirements="C"), name))
         return name
 
     def _node(self, operator: str, *inputs: str, output: str = "", domain: str = "", **attributes: Any) -> str:

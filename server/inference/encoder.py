@@ -38,10 +38,10 @@ def read_encoder(folder: Path) -> BuiltEncoder:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         checksums, version, max_tokens = dict(manifest["sha256"]), str(manifest["version"]), int(manifest["max_tokens"])
         found = {name: sha256_of(folder / name) for name in (ONNX, TOKENIZER)}
-    except FileNotFoundError as error:
-        if not folder.exists():
+    except OSError as error:
+        if not folder.is_dir():
             raise NotFoundError(str(folder), f"{folder} holds no text encoder; {mend}") from error
-        raise CorruptDataError(f"{error.filename} is missing; {mend}", path=folder) from error
+        raise CorruptDataError(f"{error.filename} cannot be read ({error.strerror}); {mend}", path=folder) from error
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptDataError(f"{folder / MANIFEST} is damaged; {mend}", path=folder) from error
     for name, checksum in found.items():

@@ -1,0 +1,142 @@
+"""Triton killed or hung under load: every request is answered, and Triton is used again when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import psutil
+import pytest
+
+from server.embedded import running_parts
+from server.inference import TEXT_ENCODER, Inference, open_inference
+from tests.model_factories import FEATURES, linear_ranker, tiny_bert
+from training.text_encoder import build_text_encoder
+
+REPOSITORY = Path(__file__).parents[3] / "model_repository"
+IN_FLIGHT = 16
+CALL_S = 5.0
+BACK_S = 60.0
+
+
+@pytest.fixture(scope="module")
+async def inference(short_dir: Path) -> AsyncIterator[Inference]:
+    """Both runtimes, over a Triton of this module's own that serves the shipped repository."""
+    folder = short_dir / "failures"
+    built = build_text_encoder(tiny_bert(folder / "tiny"), folder / "cache", lambda _message, _done: None)
+    async with running_parts(
+        data_dir=folder / "data",
+        database=False,
+        redis=False,
+        triton=True,
+        model_files={TEXT_ENCODER.name: built.onnx},
+        model_repository=REPOSITORY,
+    ) as parts:
+        assert parts.triton_url, parts.notes
+        async with open_inference(triton_url=parts.triton_url, encoder=built, model_repository=REPOSITORY, threads=2) as opened:
+            await opened.ranker.load("ranker-b", linear_ranker())
+            yield opened
+
+
+def tritonserver() -> psutil.Process:
+    """This module's tritonserver: the child whose command names its data folder."""
+    for child in psutil.Process().children(recursive=True):
+        if child.name() == "tritonserver" and any("failures" in word for word in child.cmdline()):
+            return child
+    raise AssertionError("no tritonserver runs")
+
+
+class Load:
+    """Clients that ask without pause; every failure is kept."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self.answers: list[tuple[float, str]] = []
+        self.failures: list[BaseException] = []
+        self._stop = False
+
+    async def __aenter__(self) -> Self:
+        self._clients = [asyncio.create_task(self._client(number)) for number in range(IN_FLIGHT)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop = True
+        await asyncio.gather(*self._clients)
+
+    async def _client(self, number: int) -> None:
+        features = np.full((3, FEATURES), number, np.float32)
+        while not self._stop:
+            deadline = time.monotonic() + CALL_S
+            try:
+                if number % 2:
+                    result = await self._inference.encoder.embed([f"barn {number}"], deadline=deadline)
+                    assert abs(float(np.linalg.norm(result.vectors[0])) - 1) < 1e-4
+                    runtime = result.runtime
+                else:
+                    scores, runtime = await self._inference.ranker.score("ranker-b", features, deadline=deadline)
+                    assert scores.tolist() == [number * sum(range(FEATURES))] * 3
+            except BaseException as error:  # noqa: BLE001  # each is a finding
+                self.failures.append(error)
+            else:
+                self.answers.append((time.monotonic(), runtime))
+            await asyncio.sleep(0)
+
+    async def until(self, since: float, wanted: str = "triton") -> None:
+        """Waits for an answer of a runtime younger than `since`."""
+        end = time.monotonic() + BACK_S
+        while not any(at > since and runtime == wanted for at, runtime in reversed(self.answers)):
+            assert time.monotonic() < end, f"{wanted} did not answer"
+            await asyncio.sleep(0.05)
+
+
+async def test_triton_serves_what_was_loaded(inference: Inference) -> None:
+    """The shipped configuration serves the encoder from the repository and a ranker by the load API."""
+    vectors = await inference.encoder.embed(["barn"], deadline=time.monotonic() + 30)
+    scores = await inference.ranker.score("ranker-b", np.ones((2, FEATURES), np.float32), deadline=time.monotonic() + 30)
+    assert (vectors.runtime, scores.runtime) == ("triton", "triton")
+
+
+async def test_killed_under_load_every_request_is_answered(inference: Inference) -> None:
+    """SIGKILL of tritonserver loses no request; after its restart it has its rankers again and is used."""
+    async with Load(inference) as load:
+        await load.until(0.0)
+        killed = tritonserver()
+        killed.send_signal(signal.SIGKILL)
+        died = time.monotonic()
+        await load.until(died + 1.0)
+    assert load.failures == []
+    assert {runtime for _, runtime in load.answers} == {"triton", "local"}
+    await ranker_is_back(inference)
+
+
+async def test_stopped_under_load_every_request_is_answered(inference: Inference) -> None:
+    """SIGSTOP of tritonserver, which leaves its connections open, loses no request; after SIGCONT it is used again."""
+    async with Load(inference) as load:
+        await load.until(0.0)
+        stopped = tritonserver()
+        stopped.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            await load.until(began + 0.5, "local")
+            await asyncio.sleep(1.0)
+            assert {runtime for at, runtime in load.answers if at > began + 0.5} == {"local"}
+        finally:
+            stopped.send_signal(signal.SIGCONT)
+        await load.until(time.monotonic())
+    assert load.failures == []
+
+
+async def ranker_is_back(inference: Inference) -> None:
+    """Waits until Triton itself scores the ranker that its restart lost."""
+    end = time.monotonic() + BACK_S
+    while time.monotonic() < end:
+        scored = await inference.ranker.score("ranker-b", np.ones((1, FEATURES), np.float32), deadline=time.monotonic() + CALL_S)
+        if scored.runtime == "triton":
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("Triton never scored again")
