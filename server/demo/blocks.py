@@ -32,7 +32,7 @@ _STAGE_HERO = {
 _CATEGORY_CTA = {
     "explore": ("Meet {plural} in your style", "Browse {plural}"),
     "compare": ("Narrow down your {plural}", "Compare {plural}"),
-    "decide": ("Ask two {plural} about your date", "Send an enquiry"),
+    "decide": ("Ask two {plural} about your date", "Write to {plural}"),
 }
 
 _SEASON_LINES = {

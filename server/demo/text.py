@@ -26,7 +26,7 @@ def business_name(choose: random.Random, category: Category, city: City, taken: 
 
 
 # "a industrial" cannot be told while the template is written; "a one-minute film" is right as it stands.
-_WRONG_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])(?!one|uni|use|eu)")
+_WRONG_ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIOu])(?!one|uni|use|eu|Eu)")
 
 
 def _capital(text: str) -> str:
