@@ -7,17 +7,17 @@ counts, and numbers, base64 and enums must be written as JSON has them (see `sca
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
 from server.errors import InvalidFieldError
 from server.gateway.decoder import Decoder
-from server.gateway.encoder import EncodeError, Encoder
+from server.gateway.encoder import EncodeError, Encoder, descriptor_of
 from server.gateway.scalars import MisfitError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -39,11 +39,6 @@ def parse_json(body: bytes) -> Any:
         raise InvalidFieldError(
             "body", f"malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}", position=error.pos
         ) from None
-
-
-def descriptor_of(message: Message) -> Descriptor:
-    """Returns the message's type. The stubs allow for upb's own class, which is not one for type checkers."""
-    return cast("Descriptor", message.DESCRIPTOR)
 
 
 class Codec:
@@ -93,16 +88,15 @@ class Codec:
             InvalidFieldError: The value does not fit; names the path to the field as the caller wrote it.
         """
         try:
-            self._decoder.function(descriptor_of(message))(value, message, 1)
+            self._decoder.fill(value, message)
         except MisfitError as misfit:
             raise InvalidFieldError(misfit.field(field), misfit.message) from None
 
     def decode_field(self, value: Any, message: Message, field: FieldDescriptor) -> None:
         """Fills one field of a message from its JSON value. Raises as `decode`, with paths from `message`."""
         try:
-            self._decoder.field_function(field)(value, message, 1)
+            self._decoder.fill_field(value, message, field)
         except MisfitError as misfit:
-            misfit.path.append(field.json_name)
             raise InvalidFieldError(misfit.field("body"), misfit.message) from None
 
 

@@ -15,8 +15,10 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import EncodeError as ProtoEncodeError
+from google.protobuf.message import Message
 
-from server.gateway.encoder import WHOLE, is_map
+from server.gateway.encoder import WHOLE, descriptor_of, is_map
+from server.gateway.fastpath import GIVES_UP, FastPath
 from server.gateway.scalars import MisfitError, key_reader, reader, shown
 from server.gateway.wellknown import TEXT_DECODERS, TEXT_EXAMPLES, WRAPPERS
 
@@ -33,6 +35,36 @@ class Decoder:
     def __init__(self, pool: DescriptorPool) -> None:
         self._pool = pool
         self._functions: dict[str, Decode] = {}
+        self._fast = FastPath(self, max_depth=MAX_DEPTH)
+
+    def fill(self, value: Any, message: Message) -> None:
+        """Fills a fresh message from a JSON value.
+
+        Raises:
+            MisfitError: The value does not fit.
+        """
+        descriptor = descriptor_of(message)
+        if type(value) is dict and descriptor.full_name not in WHOLE:
+            try:
+                self._fast.function(descriptor)(value, message, 1)
+            except GIVES_UP:
+                message.Clear()
+            else:
+                return
+        self.function(descriptor)(value, message, 1)
+
+    def fill_field(self, value: Any, message: Message, field: FieldDescriptor) -> None:
+        """Fills one unset field of a message from its JSON value. Raises as `fill`, with paths from `message`."""
+        try:
+            if field.message_type is None or field.is_repeated or value is None:
+                self.field_function(field)(value, message, 1)
+                return
+            child = getattr(message, field.name)
+            child.SetInParent()
+            self.fill(value, child)
+        except MisfitError as misfit:
+            misfit.path.append(field.json_name)
+            raise
 
     def function(self, descriptor: Descriptor) -> Decode:
         """Returns the function that fills a fresh message of this type. It raises `MisfitError`."""

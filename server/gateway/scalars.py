@@ -19,7 +19,7 @@ Read = Callable[[Any], Any]
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_FLOAT_MAX = 3.4028234663852886e38
+_FLOAT_LIMIT = 3.4028235677973366e38  # rounds to infinity; the shortest text of the largest float, 3.4028235e38, lies below
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _NAMES_SHOWN = 12
 
@@ -85,7 +85,7 @@ def _double(value: Any) -> float:
 
 def _float(value: Any) -> float:
     number = _double(value)
-    if -_FLOAT_MAX <= number <= _FLOAT_MAX or (type(value) is str and value in _SPECIAL):
+    if -_FLOAT_LIMIT < number < _FLOAT_LIMIT or (type(value) is str and value in _SPECIAL):
         return number
     raise MisfitError(f"must fit a 32-bit float, not {shown(value)}")
 

@@ -38,35 +38,34 @@ class TextForm(SecondsAndNanos, Protocol):
         ...
 
 
-@lru_cache(maxsize=4096)
-def _day(ordinal: int) -> str:
-    return date.fromordinal(ordinal).isoformat()
-
-
-def _fraction(nanos: int) -> str:
-    """Returns the fraction with 0, 3, 6 or 9 digits, as the JSON mapping asks."""
-    if nanos == 0:
-        return ""
-    if nanos % 1_000_000 == 0:
-        return f".{nanos // 1_000_000:03d}"
-    if nanos % 1_000 == 0:
-        return f".{nanos // 1_000:06d}"
-    return f".{nanos:09d}"
+@lru_cache(maxsize=8192)
+def _until_seconds(seconds: int) -> str:
+    """Returns RFC 3339 up to the whole second. Kept, since the times of a reply are often the same few."""
+    if not _FIRST_S <= seconds <= _LAST_S:
+        raise ValueError(f"a Timestamp of {seconds} seconds is outside the years 1 to 9999")
+    days, rest = divmod(seconds, _DAY_S)
+    minutes, second = divmod(rest, 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{date.fromordinal(days + _EPOCH_DAY).isoformat()}T{hour:02d}:{minute:02d}:{second:02d}"
 
 
 def timestamp_text(message: SecondsAndNanos) -> str:
-    """Returns RFC 3339 in UTC.
+    """Returns RFC 3339 in UTC, with 0, 3, 6 or 9 digits of fraction, as the JSON mapping asks.
 
     Raises:
         ValueError: The time is outside the years 1 to 9999.
     """
-    seconds, nanos = message.seconds, message.nanos
-    if not (_FIRST_S <= seconds <= _LAST_S and 0 <= nanos < 1_000_000_000):
-        raise ValueError(f"a Timestamp of {seconds} seconds and {nanos} nanoseconds is outside the years 1 to 9999")
-    days, rest = divmod(seconds, _DAY_S)
-    minutes, second = divmod(rest, 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{_day(days + _EPOCH_DAY)}T{hour:02d}:{minute:02d}:{second:02d}{_fraction(nanos)}Z"
+    text = _until_seconds(message.seconds)
+    nanos = message.nanos
+    if nanos == 0:
+        return f"{text}Z"
+    if not 0 < nanos < 1_000_000_000:
+        raise ValueError(f"a Timestamp of {nanos} nanoseconds is outside its second")
+    if nanos % 1_000_000 == 0:
+        return f"{text}.{nanos // 1_000_000:03d}Z"
+    if nanos % 1_000 == 0:
+        return f"{text}.{nanos // 1_000:06d}Z"
+    return f"{text}.{nanos:09d}Z"
 
 
 def read_timestamp(message: TextForm, text: str) -> None:

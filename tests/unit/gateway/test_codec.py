@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.errors import InvalidFieldError
@@ -136,6 +136,7 @@ def test_encoding_equals_json_format(original: Any) -> None:
 
 
 @given(st.floats(width=32, allow_nan=False))
+@example(3.4028234663852886e38)
 def test_floats_keep_their_value(value: float) -> None:
     """A `float` is written in float32's own digits, subnormals and -0 too, and reads back as itself."""
     original = message("Everything", float_field=value, many_float=[value], float_map={"a": value})
