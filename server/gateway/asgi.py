@@ -71,6 +71,8 @@ class Gateway:
         self._codec = Codec(pool)
         self._table = table
         self._binders = {id(route): Binder(route, self._codec) for route in self._table.routes}
+        for route in table.routes:
+            self._codec.prepare(route.method.input_type, route.method.output_type)
         self._max_body_bytes = max_body_bytes
         self._default_timeout_s = default_timeout_s
         self._pages = pages

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
@@ -47,6 +47,11 @@ class Codec:
     def __init__(self, pool: DescriptorPool) -> None:
         self._encoder = Encoder(pool)
         self._decoder = Decoder(pool)
+
+    def prepare(self, request: Descriptor, reply: Descriptor) -> None:
+        """Compiles what a method needs, so that its first call does not wait for it."""
+        self._decoder.prepare(request)
+        self._encoder.function(reply)
 
     def value(self, message: Message) -> Any:
         """Returns the message as a JSON value. Its `float` fields are numpy scalars, which `dumps` writes in shortest form.

@@ -37,6 +37,11 @@ class Decoder:
         self._functions: dict[str, Decode] = {}
         self._fast = FastPath(self, max_depth=MAX_DEPTH)
 
+    def prepare(self, descriptor: Descriptor) -> None:
+        """Compiles the fast path of a type and of the types it holds."""
+        if descriptor.full_name not in WHOLE:
+            self._fast.function(descriptor)
+
     def fill(self, value: Any, message: Message) -> None:
         """Fills a fresh message from a JSON value.
 

@@ -33,6 +33,7 @@ _METADATA = frozenset(
 """Headers that become metadata. Others do so behind the prefix, as in grpc-gateway."""
 _PREFIX = "grpc-metadata-"
 _OWN_HEADERS = frozenset({"content-length", "content-type", "transfer-encoding", "connection", "grpc-status", "grpc-message", "trailer"})
+_REQUEST_ID_CHARS = 128
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -48,7 +49,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 def call_of(scope: Scope, headers: dict[str, str], *, method: str, default_timeout_s: float) -> Call:
-    """Returns the call's circumstances. A request without an id gets one.
+    """Returns the call's circumstances. A request without a usable id gets one.
 
     Raises:
         InvalidFieldError: `grpc-timeout` is malformed.
@@ -59,7 +60,9 @@ def call_of(scope: Scope, headers: dict[str, str], *, method: str, default_timeo
             metadata[name] = value
         elif name.startswith(_PREFIX):
             metadata[name.removeprefix(_PREFIX)] = value
-    request_id = metadata.setdefault("x-request-id", secrets.token_hex(8))
+    request_id = metadata.get("x-request-id", "")
+    if not 0 < len(request_id) <= _REQUEST_ID_CHARS or not request_id.isprintable() or not request_id.isascii():
+        request_id = metadata["x-request-id"] = secrets.token_hex(8)  # it goes into logs and back into a header
     return Call(
         method=method,
         door="http",

@@ -175,10 +175,12 @@ async def test_headers_become_metadata(client: httpx.AsyncClient, dispatcher: Li
     assert dispatcher.last.door == "http"
 
 
-async def test_a_request_without_an_id_gets_one(client: httpx.AsyncClient, dispatcher: LibraryDispatcher) -> None:
+@pytest.mark.parametrize("sent", ["", "x" * 129, "\x7f"])
+async def test_a_request_without_a_usable_id_gets_one(client: httpx.AsyncClient, dispatcher: LibraryDispatcher, sent: str) -> None:
     """The id that the log has is the one the caller sees."""
-    reply = await client.get("/v1/shelves/1/books/2")
+    reply = await client.get("/v1/shelves/1/books/2", headers={"x-request-id": sent})
     assert dispatcher.last is not None
+    assert reply.headers["x-request-id"] != sent
     assert reply.headers["x-request-id"] == dispatcher.last.metadata["x-request-id"] != ""
 
 
