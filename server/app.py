@@ -48,6 +48,7 @@ from server.interceptors.chain import InProcessDispatcher
 from server.interceptors.status import convert_errors
 from server.interceptors.telemetry import Telemetry
 from server.interceptors.validation import validate
+from server.service.bundle_folder import BundleFolder
 from server.service.catalogue import Catalogues
 from server.service.decisions import Decisions
 from server.service.events import Events
@@ -193,7 +194,7 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
     await stack.enter_async_context(invalidations.listen(cache.forget))
     event_log = await stack.enter_async_context(EventLog(stream).running())
     decision_log = await stack.enter_async_context(DecisionLog(stream).running())
-    catalogues = Catalogues(database, inference.encoder, inference.ranker, bundle_folder=settings.data_dir / "bundles")
+    catalogues = Catalogues(database, inference.encoder, inference.ranker, BundleFolder(database, settings.data_dir / "bundles"))
     stack.push_async_callback(catalogues.close)
     vectors = Vectors(database, inference.encoder)
     for hear in (catalogues.on_notice, vectors.on_notice):

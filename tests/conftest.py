@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from server.embedded import Parts, running_parts
 
-pytest_plugins = ["tests.fixtures_store"]
+pytest_plugins = ["tests.fixtures_store", "tests.fixtures_server"]
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,8 @@ def _path(violation: object) -> str:
     parts: list[str] = []
     for element in violation.proto.field.elements:  # type: ignore[attr-defined]  # protovalidate ships no types
         name = element.field_name
-        if element.HasField("index"):
-            name += f"[{element.index}]"
-        elif element.HasField("string_key"):
-            name += f"[{element.string_key!r}]"
+        if element.subscript is not None:
+            name += f"[{element.subscript.value!r}]"
         parts.append(name)
     return ".".join(parts)
 

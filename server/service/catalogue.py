@@ -10,7 +10,6 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from numpy.typing import NDArray
 
 from server.domain import BundleId, Event, Item, ItemId, Rung, TenantId, item_text
 from server.domain.ranking import VECTOR_DIMENSIONS, VIEW_DIMENSIONS
-from server.errors import AisleError, CorruptDataError
+from server.errors import AisleError
 from server.inference import Ranker, TextEncoder
-from server.retrieval.bundle import Bundle, load_bundle
+from server.retrieval.bundle import Bundle
 from server.retrieval.fusion import UNTRAINED, FusionWeights
 from server.retrieval.index import ItemIndex
 from server.retrieval.sources import Fresh, SparseSource, Trending
 from server.retrieval.vectors import VectorSpace, action_weight
+from server.service.bundle_folder import BundleFolder
 from server.store import bundles as bundle_store
 from server.store import events as event_store
 from server.store import items as item_store
@@ -121,11 +121,11 @@ def _text_vectors(stored: Sequence[StoredItem], text_model: str) -> FloatArray:
 class Catalogues:
     """The catalogues in use. Each is loaded at its first request, then follows the store's change notices."""
 
-    def __init__(self, database: Database, encoder: TextEncoder, ranker: Ranker, *, bundle_folder: Path) -> None:
+    def __init__(self, database: Database, encoder: TextEncoder, ranker: Ranker, bundles: BundleFolder) -> None:
         self._database = database
         self._encoder = encoder
         self._ranker = ranker
-        self._bundle_folder = bundle_folder
+        self._bundles = bundles
         self._loaded: dict[TenantId, Catalogue] = {}
         self._loading: dict[TenantId, asyncio.Task[Catalogue]] = {}
         self._locks: dict[TenantId, asyncio.Lock] = {}
@@ -208,7 +208,7 @@ class Catalogues:
     async def _load(self, tenant_id: TenantId) -> Catalogue:
         started = time.perf_counter()
         async with self._lock(tenant_id):
-            bundle = await self._live_bundle(tenant_id)
+            bundle = await self._bundles.live(tenant_id)
             catalogue = Catalogue(
                 tenant_id=tenant_id,
                 index=ItemIndex(VECTOR_DIMENSIONS),
@@ -238,24 +238,6 @@ class Catalogues:
         )
         self._background(self._encode_missing(catalogue))
         return catalogue
-
-    async def _live_bundle(self, tenant_id: TenantId) -> Bundle | None:
-        """Returns the live bundle from this machine's folder, fetching it first if need be. A corrupt copy is fetched again once."""
-        async with self._database.tenant(tenant_id) as connection:
-            live = await bundle_store.live_bundle(connection)
-        if live is None:
-            return None
-        directory = self._bundle_folder / live.bundle_id
-        for attempt in (1, 2):
-            if not directory.exists():
-                async with self._database.tenant(tenant_id) as connection:
-                    await bundle_store.fetch_bundle(connection, live.bundle_id, directory)
-            try:
-                return await asyncio.to_thread(load_bundle, directory)
-            except CorruptDataError as error:
-                _log.error("bundle is damaged", tenant=tenant_id, bundle=live.bundle_id, reason=error.message, attempt=attempt)
-                directory.rename(directory.with_name(f"{directory.name}.damaged-{time.time_ns()}"))
-        return None
 
     async def _take_changes(self, catalogue: Catalogue) -> list[StoredItem]:
         """Returns the changes that the index took in: a page at a time, off the loop where it is much."""
