@@ -4,10 +4,16 @@
 -- events were deleted. No foreign key to tenants here or on events: one more lookup for every event, where the tenant was checked before.
 CREATE TABLE event_keys (
     tenant_id text NOT NULL DEFAULT current_setting('aisle.tenant_id'),
-    event_id text NOT NULL,
-    PRIMARY KEY (tenant_id, event_id)
+    event_id text COLLATE "C" NOT NULL,
+    -- The event first: it tells entries apart at once, where all of a tenant's begin alike.
+    PRIMARY KEY (event_id, tenant_id)
 );
 SELECT aisle_protect('event_keys');
+
+-- Adds up two objects of numbers, key by key.
+CREATE FUNCTION aisle_add_counts(counts jsonb, added jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT counts || coalesce((SELECT jsonb_object_agg(key, coalesce((counts -> key)::bigint, 0) + value::bigint) FROM jsonb_each(added)), '{}')
+$$;
 
 CREATE TABLE events (
     tenant_id text NOT NULL DEFAULT current_setting('aisle.tenant_id'),
@@ -15,7 +21,7 @@ CREATE TABLE events (
     arrival bigint GENERATED ALWAYS AS IDENTITY,
     event_id text NOT NULL,
     -- The user whose profile the event changed: the sender's user, else its anonymous id.
-    user_id text NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
     anonymous_id text NOT NULL,
     item_id text,
     event_type text NOT NULL,
@@ -30,7 +36,7 @@ SELECT aisle_protect('events');
 
 CREATE TABLE user_personalization_profiles (
     tenant_id text NOT NULL DEFAULT current_setting('aisle.tenant_id') REFERENCES tenants,
-    user_id text NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
     traits jsonb NOT NULL DEFAULT '{}',
     locale text NOT NULL DEFAULT '',
     time_zone text NOT NULL DEFAULT '',
