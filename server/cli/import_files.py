@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +30,15 @@ class Row(NamedTuple):
 class Source(NamedTuple):
     """An open file."""
 
-    rows: Iterator[Row]
+    rows: Generator[Row, None, None]
+    """To be closed when it is not used up: it holds the file open."""
     size: int
     """What `position` is at the end: bytes, or rows in Parquet."""
     position: Callable[[], int]
 
 
 def open_source(path: Path, columns: Sequence[str], required: Sequence[str]) -> Source:
-    """Opens a file by its suffix: .jsonl or .ndjson, .csv, .parquet. It is closed when its rows are used up or dropped.
+    """Opens a file by its suffix: .jsonl or .ndjson, .csv, .parquet.
 
     Raises:
         FailedPreconditionError: Parquet cannot be read on this installation.
@@ -63,7 +64,7 @@ def _open_jsonl(path: Path, columns: Sequence[str], required: Sequence[str]) -> 
     return Source(_jsonl_rows(stream), size, lambda: size if stream.closed else stream.tell())
 
 
-def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
+def _jsonl_rows(stream: io.BufferedReader) -> Generator[Row, None, None]:
     with stream:
         number = 0
         while line := stream.readline(_MAX_ROW_BYTES + 1):
@@ -151,7 +152,7 @@ class _Lines:
         self.number -= len(self.taken) - 1
 
 
-def _csv_rows(text: io.TextIOWrapper, lines: _Lines, header: Sequence[str]) -> Iterator[Row]:
+def _csv_rows(text: io.TextIOWrapper, lines: _Lines, header: Sequence[str]) -> Generator[Row, None, None]:
     with text:
         reader = csv.reader(lines, strict=True)
         while True:
@@ -194,7 +195,7 @@ def _open_parquet(path: Path, columns: Sequence[str], required: Sequence[str]) -
     return Source(rows, file.metadata.num_rows, lambda: done[0])
 
 
-def _parquet_rows(path: Path, file: Any, columns: list[str], done: list[int], file_error: type[Exception]) -> Iterator[Row]:
+def _parquet_rows(path: Path, file: Any, columns: list[str], done: list[int], file_error: type[Exception]) -> Generator[Row, None, None]:
     try:
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
             for fields in batch.to_pylist():

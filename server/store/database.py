@@ -116,6 +116,11 @@ class Database:
                 async with connection.transaction():
                     await connection.fetchrow(enter, *arguments, statement_timeout)
                     yield connection
+            except CONNECTION_LOST:
+                # Cut off in the middle of a COPY, a connection does not notice that it is closed, and would be handed out again.
+                with contextlib.suppress(asyncpg.InterfaceError):  # or it did notice, and is back already
+                    connection.terminate()
+                raise
             finally:
                 await self._pool.release(connection)
 
