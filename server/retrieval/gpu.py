@@ -8,13 +8,19 @@ Shapes: B queries, S slots, D embedding dimensions, F fetched.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from functools import cache
 from typing import Any
 
 import faiss
 import numpy as np
 
 from server.retrieval.scan import BoolArray, FloatArray, IntArray
+from server.telemetry import logger
+
+_LOG = logger(__name__)
 
 _MOST_FETCHED = 2048
 """What FAISS can select on a GPU in one search."""
@@ -60,9 +66,29 @@ class GpuScan:
         return kept if all(len(row) >= enough for row in kept) else None
 
 
-def gpu_scan(dimension: int) -> GpuScan | None:
-    """Returns an empty scan on the first GPU, or None where FAISS knows none."""
+_PROBE = """
+import faiss, numpy
+vectors = numpy.eye(8, dtype="float32")
+flat = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(8))
+flat.add(vectors)
+assert (flat.search(vectors, 1)[1][:, 0] == range(8)).all()
+"""
+
+
+@cache
+def gpu_works() -> bool:
+    """Returns whether FAISS can search on a GPU here. Tried in a process of its own, since FAISS ends the one in which a kernel fails."""
     if faiss.get_num_gpus() == 0:
+        return False
+    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        _LOG.warning("this FAISS build cannot use this GPU; the CPU serves", error=done.stderr[-500:])
+    return done.returncode == 0
+
+
+def gpu_scan(dimension: int) -> GpuScan | None:
+    """Returns an empty scan on the first GPU, or None where FAISS can use none."""
+    if not gpu_works():
         return None
     gpu: Any = faiss  # a build without GPU lacks these names
     resources = gpu.StandardGpuResources()
