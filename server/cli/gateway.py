@@ -60,6 +60,7 @@ async def _serve(descriptor_set: bytes, upstream: str, address: str, *, title: s
             ready=dispatcher.ready,
             title=title,
             version="1",
+            about=f"REST for the gRPC server at {upstream}.",
             max_body_bytes=max_bytes,
             default_timeout_s=timeout_s,
             mounts={},

@@ -14,6 +14,11 @@ from server.gateway.reference import reference_pages
 from server.gateway.rules import build_table
 from server.interceptors.call import Dispatcher
 
+ABOUT = """A personalization inference server: it ranks a tenant's items for each of its users, and learns from what they do.
+
+A key comes as `authorization: Bearer KEY` or as `x-api-key: KEY`; on the server's own machine calls may come without. A call that must see
+an earlier write carries the write's token in `x-aisle-consistency-token`."""
+
 
 def build_gateway(
     dispatcher: Dispatcher,
@@ -23,6 +28,7 @@ def build_gateway(
     ready: Ready,
     title: str,
     version: str,
+    about: str = ABOUT,
     max_body_bytes: int,
     default_timeout_s: float,
     mounts: Mapping[str, AsgiApp],
@@ -36,6 +42,7 @@ def build_gateway(
         ready: What keeps this process from serving.
         title: Of the API, in the reference.
         version: Of the API, in the reference.
+        about: First paragraph of the reference.
         max_body_bytes: A larger request body is refused with 413.
         default_timeout_s: Deadline of a request without `grpc-timeout`.
         mounts: Path -> application that answers before all others.
@@ -44,7 +51,7 @@ def build_gateway(
         TemplateError: A method's HTTP rule is wrong.
     """
     table = build_table(dispatcher.methods)
-    document = openapi_document(table, comments, title=title, version=version)
+    document = openapi_document(table, comments, title=title, version=version, about=about)
     return Gateway(
         dispatcher,
         table=table,

@@ -245,16 +245,18 @@ class Encoder:
 
     def _json_value(self, message: Any, cell: Any) -> Any:
         kind = message.WhichOneof("kind")
-        if kind is None or kind == "null_value":
-            return None
-        value = getattr(message, kind)
+        if kind == "string_value":
+            return message.string_value
+        if kind == "number_value":
+            number = message.number_value
+            if not isfinite(number):
+                raise EncodeError(f"a google.protobuf.Value holds {special_float(number)}, which JSON cannot say")
+            return number
+        if kind == "bool_value":
+            return message.bool_value
         if kind == "struct_value":
-            return self._struct(value, cell)
-        if kind == "list_value":
-            return self._list(value, cell)
-        if kind == "number_value" and not isfinite(value):
-            raise EncodeError(f"a google.protobuf.Value holds {special_float(value)}, which JSON cannot say")
-        return value
+            return self._struct(message.struct_value, cell)
+        return self._list(message.list_value, cell) if kind == "list_value" else None
 
 
 WHOLE = WRAPPERS | set(TEXT_ENCODERS) | {f"google.protobuf.{kind}" for kind in ("Any", "Struct", "Value", "ListValue")}

@@ -63,6 +63,9 @@ def call_of(scope: Scope, headers: dict[str, str], *, method: str, default_timeo
     request_id = metadata.get("x-request-id", "")
     if not 0 < len(request_id) <= _REQUEST_ID_CHARS or not request_id.isprintable() or not request_id.isascii():
         request_id = metadata["x-request-id"] = secrets.token_hex(8)  # it goes into logs and back into a header
+    if scope.get("client"):
+        # A stand-alone gateway sends it on: its upstream must not take the gateway's caller for this machine.
+        metadata["x-forwarded-for"] = ", ".join(part for part in (headers.get("x-forwarded-for", ""), scope["client"][0]) if part)
     return Call(
         method=method,
         door="http",

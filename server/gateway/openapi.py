@@ -20,13 +20,8 @@ from server.gateway.templates import Template
 
 _VERBS = {"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"}
 _QUERY_DEPTH = 4
-_ABOUT = """Every call may carry these headers:
-
-- `authorization: Bearer KEY`, or `x-api-key: KEY`
-- `x-aisle-consistency-token`: of an earlier write that this call must see
-- `x-request-id`: comes back with the reply, and stands in the server's log
-- `grpc-timeout`: how long the caller waits, such as `500m` for half a second; units `H M S m u n`
-- `traceparent`: W3C trace context
+_CONVENTIONS = """Every call may carry `x-request-id`, which comes back with the reply; `grpc-timeout`, how long the caller waits,
+such as `500m` for half a second, in one of the units `H M S m u n`; and `traceparent`, W3C's trace context.
 
 Field names are lowerCamelCase; snake_case is read too. 64-bit integers are strings, bytes base64, times RFC 3339.
 Fields that are unset, or zero, or empty, are left out of replies.
@@ -68,7 +63,7 @@ def _singular(plural: str) -> str:
     return plural.removesuffix("s") or plural
 
 
-def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: str, version: str) -> dict[str, Any]:
+def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: str, version: str, about: str) -> dict[str, Any]:
     """Returns the document. Streaming methods are left out, since this door does not offer them."""
     schemas = Schemas(comments)
     paths: dict[str, dict[str, Any]] = {}
@@ -86,7 +81,7 @@ def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: s
     schemas.components[name]["description"] = "What went wrong. `code` and `details` are for programs, `message` is for people."
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version, "description": _ABOUT},
+        "info": {"title": title, "version": version, "description": f"{about}\n\n{_CONVENTIONS}".strip()},
         "servers": [{"url": "/"}],
         "security": [{"key": []}, {"apiKey": []}, {}],
         "tags": [{"name": tag, "description": text} for tag, text in tags.items()],
@@ -97,7 +92,7 @@ def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: s
                 "Error": {"description": f"An error. HTTP status by code: {_codes()}.", "content": {JSON: {"schema": error}}},
             },
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "A key, from `aisle keys create`."},
+                "key": {"type": "http", "scheme": "bearer", "description": "A key that the server knows."},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key, bare."},
             },
         },

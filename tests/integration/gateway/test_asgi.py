@@ -114,6 +114,7 @@ async def app(dispatcher: LibraryDispatcher) -> Gateway:
         comments=library().comments,
         ready=dispatcher.ready,
         title="Library",
+        about="Lends books.",
         version="1",
         max_body_bytes=LIMIT,
         default_timeout_s=5.0,
@@ -169,6 +170,7 @@ async def test_headers_become_metadata(client: httpx.AsyncClient, dispatcher: Li
         "x-request-id": "r-1",
         "traceparent": "00-1",
         "colour": "red",
+        "x-forwarded-for": "127.0.0.1",
     }
     assert reply.headers["x-request-id"] == "r-1"
     assert dispatcher.last.method == "/library.v1.Library/GetBook"

@@ -86,6 +86,7 @@ async def forwarding_gateway(upstream: str) -> AsyncIterator[httpx.AsyncClient]:
             comments={},
             ready=dispatcher.ready,
             title="Library",
+            about="Lends books.",
             version="1",
             max_body_bytes=100_000,
             default_timeout_s=10.0,
@@ -102,6 +103,7 @@ async def test_calls_go_through_to_any_grpc_server() -> None:
         assert reply.json() == {"int64Field": "5", "childMap": {"a": {}}}
         assert reply.headers["x-upstream"] == "yes"
         assert upstream.metadata["authorization"] == "Bearer k"
+        assert upstream.metadata["x-forwarded-for"] == "127.0.0.1"
         assert (await client.get("/v1/shelves/1/books/2")).json() == {"name": "shelves/1/books/2"}
         failed = await client.post("/v1/fail", json={})
         assert failed.status_code == 400

@@ -21,7 +21,7 @@ OURS = Path(__file__).resolve().parents[3] / "proto" / "gen" / "descriptors.binp
 
 def document_of(described: Described) -> dict[str, Any]:
     """Returns the OpenAPI document of a descriptor set."""
-    return openapi_document(build_table(described.methods), described.comments, title="Test", version="1")
+    return openapi_document(build_table(described.methods), described.comments, title="Test", version="1", about="For tests.")
 
 
 @pytest.mark.parametrize("which", ["library", "aisle"])
