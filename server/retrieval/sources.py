@@ -5,6 +5,7 @@ Shapes: N items, H interactions of a history, C candidates.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from server.retrieval.vectors import recency_weights
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
+
+_LEADERS = 200
+"""Trending items kept in order."""
 
 TRANSITION_WINDOW = 3
 """How many of a user's events before an item lead to it, the d-th counting 1/d."""
@@ -182,7 +186,8 @@ class SparseSource:
 class Trending:
     """Exponentially decayed counts of interactions per item.
 
-    Counts are kept relative to a fixed origin and grow instead of being decayed, so an event costs one addition.
+    Counts are kept relative to a fixed origin and only grow, so an event costs one addition, and who leads is kept up to date by comparing
+    the one item that grew.
 
     Args:
         half_life_s: Seconds after which an interaction counts half, > 0.
@@ -193,14 +198,16 @@ class Trending:
         self._half_life_s = half_life_s
         self._origin_s = origin.timestamp()
         self._counts: dict[ItemId, float] = {}
+        self._leaders: list[ItemId] = []
 
     def observe(self, item_id: ItemId, occur_time: datetime, weight: float = 1.0) -> None:
-        """Counts one interaction, in any order of time."""
+        """Counts one interaction, in any order of time. `weight` is >= 0."""
         exponent = (occur_time.timestamp() - self._origin_s) / self._half_life_s
         if exponent > 500:  # near the end of float range: move the origin
             self._shift(exponent)
             exponent = 0.0
         self._counts[item_id] = self._counts.get(item_id, 0.0) + weight * 2.0 ** max(exponent, -1000.0)
+        self._promote(item_id)
 
     def observe_many(self, events: Iterable[tuple[ItemId, datetime, float]]) -> None:
         """Counts interactions given as item, time and weight."""
@@ -210,14 +217,28 @@ class Trending:
     def _shift(self, exponent: float) -> None:
         self._counts = {item: scaled for item, count in self._counts.items() if (scaled := count * 2.0**-exponent) > 1e-30}
         self._origin_s += exponent * self._half_life_s
+        self._leaders = [item for item in self._leaders if item in self._counts]
+
+    def _promote(self, item_id: ItemId) -> None:
+        """Puts the item that grew in its place among the leaders."""
+        leaders = self._leaders
+        if item_id in leaders:
+            leaders.remove(item_id)
+        elif len(leaders) == _LEADERS and self._place(item_id) > self._place(leaders[-1]):
+            return
+        insort(leaders, item_id, key=self._place)
+        del leaders[_LEADERS:]
+
+    def _place(self, item_id: ItemId) -> tuple[float, ItemId]:
+        return -self._counts[item_id], item_id
 
     def top(self, k: int) -> tuple[ItemId, ...]:
-        """Returns the k items that trend most, ties by id."""
-        return tuple(sorted(self._counts, key=lambda item: (-self._counts[item], item))[:k])
+        """Returns the k items that trend most, ties by id. Up to 200 cost nothing; more sort all."""
+        return tuple(self._leaders[:k] if k <= _LEADERS else sorted(self._counts, key=self._place)[:k])
 
     def shares(self, item_ids: Sequence[ItemId]) -> FloatArray:
         """Returns each item's count relative to the leader's, float32, in [0, 1]."""
-        leader = max(self._counts.values(), default=0.0)
+        leader = self._counts[self._leaders[0]] if self._leaders else 0.0
         if leader <= 0:
             return np.zeros(len(item_ids), np.float32)
         return np.fromiter((self._counts.get(item, 0.0) / leader for item in item_ids), np.float32, len(item_ids))
@@ -233,19 +254,24 @@ class Fresh:
     def __init__(self, *, half_life_s: float = 14 * 86400.0) -> None:
         self._half_life_s = half_life_s
         self._created: dict[ItemId, float] = {}
+        self._newest: list[ItemId] | None = None
 
     def add(self, create_times: Mapping[ItemId, datetime]) -> None:
         """Adds or updates items."""
         self._created.update((item, moment.timestamp()) for item, moment in create_times.items())
+        self._newest = None
 
     def remove(self, item_ids: Iterable[ItemId]) -> None:
         """Removes items; unknown ones are no error."""
         for item_id in item_ids:
             self._created.pop(item_id, None)
+        self._newest = None
 
     def top(self, k: int) -> tuple[ItemId, ...]:
-        """Returns the k newest items, ties by id."""
-        return tuple(sorted(self._created, key=lambda item: (-self._created[item], item))[:k])
+        """Returns the k newest items, ties by id. Sorts all after a change, nothing otherwise."""
+        if self._newest is None:
+            self._newest = sorted(self._created, key=lambda item: (-self._created[item], item))
+        return tuple(self._newest[:k])
 
     def freshness(self, item_ids: Sequence[ItemId], now: datetime) -> FloatArray:
         """Returns 1 for an item created now, half a half-life later, 0 for an unknown one; float32, in [0, 1]."""

@@ -93,6 +93,15 @@ def test_trending_halves_in_a_half_life() -> None:
     assert trending.top(5) == ("now", "old")
 
 
+@given(st.lists(st.tuples(st.integers(0, 250), st.sampled_from([0.0, 1.0, 2.5])), max_size=400))
+def test_leaders_are_those_of_a_full_sort(events: list[tuple[int, float]]) -> None:
+    """Whatever arrives, the kept order equals sorting all counts."""
+    trending = Trending(half_life_s=3600, origin=_NOW)
+    for item, weight in events:
+        trending.observe(ItemId(f"i{item:03}"), _NOW, weight)
+    assert trending.top(200) == trending.top(201)[:200]
+
+
 def test_trending_survives_years() -> None:
     """Counts neither overflow nor lose their order a thousand half-lives later, nor by an event from the distant past."""
     trending = Trending(half_life_s=60, origin=_NOW)
