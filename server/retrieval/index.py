@@ -74,6 +74,7 @@ class ItemIndex:
         """Takes a loaded view as the present one, in place of everything held so far."""
         with self._writing:
             self._view = view
+            self._start_work()
 
     def view(self) -> IndexView:
         """Returns the present moment. Free; holds no resource beyond memory."""
@@ -159,6 +160,10 @@ class ItemIndex:
 
     def _publish(self, view: IndexView, *, slots: int, slot_of: NDArray[np.int32], alive: BoolArray) -> None:
         self._view = replace(view, version=view.version + 1, slots=slots, slot_of=slot_of, alive=alive)
+        self._start_work()
+
+    def _start_work(self) -> None:
+        """Starts the thread if work is due and none runs. Called with writes held off."""
         if self._background and self._worker is None and due(self._view, self._limits, failed_at=self._failed_at) is not Work.NOTHING:
             self._worker = threading.Thread(target=self._maintain_all, name="index-maintenance", daemon=True)
             self._worker.start()

@@ -90,6 +90,8 @@ class Compaction:
     """Old slot -> new slot, -1 for a dropped one, (slots,)."""
     renumber: bool
     """Whether rows are numbered anew."""
+    codes: CodeIndex | None
+    """Codes of the store's slots, if there were codes before."""
 
 
 def compacted(view: IndexView, limits: Limits) -> Compaction:
@@ -103,7 +105,8 @@ def compacted(view: IndexView, limits: Limits) -> Compaction:
         store.append([view.store.columns.items[slot] for slot in block.tolist()], view.store.vectors[block], rows)
     moved = np.full(view.slots, -1, np.int32)
     moved[live] = np.arange(len(live), dtype=np.int32)
-    return Compaction(store, view.slots, moved, renumber)
+    codes = view.codes.over(store.vectors[: store.size]) if view.codes and len(live) else None
+    return Compaction(store, view.slots, moved, renumber, codes)
 
 
 def caught_up(done: Compaction, now: IndexView) -> IndexView:
@@ -127,7 +130,7 @@ def caught_up(done: Compaction, now: IndexView) -> IndexView:
         alive=alive,
         row_ids=row_ids,
         row_by_id=row_by_id,
-        codes=None,
+        codes=done.codes,
     )
 
 

@@ -103,6 +103,15 @@ class CodeIndex:
             self.gpu.extend(vectors)
         return replace(self, codes=codes)
 
+    def over(self, vectors: FloatArray) -> CodeIndex:
+        """Returns codes for other slots, (S, D), with the lists and codebooks learned before."""
+        faiss.omp_set_num_threads(1)
+        codes = faiss.clone_index(self.codes)
+        codes.reset()
+        for first in range(0, len(vectors), _ADDED_AT_ONCE):
+            codes.add(_padded(vectors[first : first + _ADDED_AT_ONCE]))
+        return replace(self, codes=codes).on_gpu(vectors)
+
     def on_gpu(self, vectors: FloatArray) -> CodeIndex:
         """Returns itself with all slots' vectors, (size, D), on the GPU if there is one."""
         gpu = gpu_scan(self.dimension)

@@ -116,6 +116,23 @@ def test_rows_are_numbered_anew_when_most_are_dead() -> None:
     assert len(view) == 900
 
 
+def test_dropping_dead_slots_keeps_the_codes() -> None:
+    """After a third of the items were replaced or deleted, the slots are dense, and search goes on through codes as good as before."""
+    index = coded_index(clustered(3000, 1))
+    index.upsert(items(0, 900), clustered(900, 7))
+    index.delete([ItemId(f"i{number}") for number in range(2500, 3000)])
+    for _ in range(3):  # extend, drop, and nothing more
+        index.maintain()
+    view = index.view()
+    assert (len(view), view.slots, view.rows) == (2500, 2500, 3000)
+    assert view.codes is not None
+    assert view.codes.size == 2500
+    queries = clustered(30, 8)
+    scores = queries @ view.vectors(np.arange(2500)).T
+    found = index.search_now(queries, 50)
+    assert np.mean([np.isin(np.argsort(-row)[:50], got).mean() for row, got in zip(scores, found.rows, strict=True)]) >= 0.98
+
+
 def test_background_work_never_hides_or_revives_an_item() -> None:
     """While codes are learned and extended and slots dropped, searches find every kept item at its latest place and no deleted one."""
     index = ItemIndex(DIMENSION, limits=Limits(exact_slots=300, tail_numbers=60 * DIMENSION, dead_slots=200))

@@ -59,6 +59,14 @@ def test_a_loaded_index_answers_as_the_saved_one(tmp_path: Path, count: int) -> 
     assert len(loaded) == count
 
 
+def test_codes_are_learned_after_a_load_without_them(tmp_path: Path) -> None:
+    """A large index that was saved before its codes were ready learns them after the load, without waiting for a write."""
+    snapshot.save(catalogue(600).view(), tmp_path)
+    loaded, _ = snapshot.load(tmp_path, limits=LIMITS)
+    loaded.settle()
+    assert loaded.view().codes is not None
+
+
 def test_what_was_deleted_is_not_written(tmp_path: Path) -> None:
     """Neither the name nor the vector of a deleted item is in any file of a snapshot."""
     index = ItemIndex(8, background=False)
