@@ -88,25 +88,19 @@ class _Acknowledged:
 acknowledged = _Acknowledged()
 
 
-def _give_up(environment: Any, message: str) -> None:
-    sys.stderr.write(f"loadtest: {message}\n")
-    environment.process_exit_code = 1
-    environment.runner.quit()
-
-
-@events.test_start.add_listener
-def _find_items(environment: Any, **_: Any) -> None:
-    """Asks for a page of the catalogue, so that events and likenesses are of items that exist."""
+@events.init.add_listener
+def _find_items(**_: Any) -> None:
+    """Asks for a page of the catalogue before the clock starts, so that events and likenesses are of items that exist."""
     logging.getLogger("locust.stats_logger").disabled = True  # its table at the end has neither doors nor rungs; ours has
     with grpc.insecure_channel(GRPC_ADDRESS) as channel:
         try:
-            page = item_grpc.ItemServiceStub(channel).ListItems(item.ListItemsRequest(page_size=1000), timeout=TIMEOUT_S, metadata=METADATA)
+            page = item_grpc.ItemServiceStub(channel).ListItems(item.ListItemsRequest(page_size=200), timeout=TIMEOUT_S, metadata=METADATA)
         except grpc.RpcError as error:
-            _give_up(environment, f"no answer at {GRPC_ADDRESS}: {error.details() or error.code().name}; start the server with `make up`")
-            return
+            cause = error.details() or error.code().name
+            sys.exit(f"loadtest: no answer at {GRPC_ADDRESS}: {cause}; start the server with `make up`")
     item_names.extend(one.name for one in page.items if not one.content_type)
     if not item_names:
-        _give_up(environment, "the catalogue is empty; import one, or start with the demo tenant")
+        sys.exit("loadtest: the catalogue is empty; import one, or start with the demo tenant")
 
 
 class GrpcUser(User):
