@@ -31,7 +31,9 @@ import click
 @click.option("--max-bytes", type=click.IntRange(min=1024), default=4 * 1024 * 1024, show_default=True, help="Largest message, either way.")
 def gateway(descriptor_set: Path, upstream: str, http_port: int, http_host: str, title: str, timeout_s: float, max_bytes: int) -> None:
     """Serves REST for a gRPC server whose methods carry `google.api.http` rules."""
-    asyncio.run(
+    import uvloop
+
+    uvloop.run(
         _serve(descriptor_set.read_bytes(), upstream, f"{http_host}:{http_port}", title=title, timeout_s=timeout_s, max_bytes=max_bytes)
     )
 
