@@ -1,9 +1,9 @@
 """Which vectors are probably the nearest: FAISS over compressed codes, calibrated against exact search before it serves.
 
-Codes are 4-bit product quantization of 4 dimensions each (D / 8 bytes a vector) in inverted lists, scanned with SIMD; the caller scores the
-survivors exactly. How many lists to probe and how many survivors to ask for is measured when the index is built, on recent queries, so
-that recall@100 is at least `TARGET_RECALL` on this very data; where views are unrelated, that means every list. Where even that misses,
-`build` gives none and the caller stays exact.
+Codes are 4-bit product quantization of 4 dimensions each (D / 8 bytes a vector; finer where that is too coarse) in inverted lists,
+scanned with SIMD; the caller scores the survivors exactly. How many lists to probe and how many survivors to ask for is measured when the
+codes are learned, on recent queries, so that recall@100 is at least `TARGET_RECALL` on this very data; where views are unrelated, that is
+every list. Where even that misses, `build` gives none and the caller stays exact.
 
 Shapes: B queries, S slots, D embedding dimensions, F survivors.
 
@@ -24,7 +24,8 @@ from server.retrieval.scan import BoolArray, FloatArray, IntArray
 TARGET_RECALL = 0.985
 """Mean recall@100 that calibration asks for; 0.98 is promised."""
 
-_SUBSPACE = 4
+_SUBSPACES = (4, 2, 1)
+"""Dimensions that share a code, tried in this order: few dimensions or dense clusters need finer codes."""
 _LIST_SIZE = 512
 _MAX_LISTS = 4096
 _SAMPLE_PER_LIST = 64
@@ -91,14 +92,14 @@ class CodeIndex:
         return [row[row >= 0] for row in found]
 
     def _search(self, queries: FloatArray, survivors: int, parameters: Any) -> IntArray:
-        found: IntArray = self.codes.search(_padded(queries), survivors, params=parameters)[1]
+        found: IntArray = self.codes.search(_padded(queries, self.codes.d), survivors, params=parameters)[1]
         return found
 
     def extended(self, vectors: FloatArray) -> CodeIndex:
         """Returns a copy that also covers the next slots, (n, D), with the lists and codebooks learned before."""
         faiss.omp_set_num_threads(1)
         codes = faiss.clone_index(self.codes)
-        codes.add(_padded(vectors))
+        codes.add(_padded(vectors, codes.d))
         if self.gpu is not None:
             self.gpu.extend(vectors)
         return replace(self, codes=codes)
@@ -109,7 +110,7 @@ class CodeIndex:
         codes = faiss.clone_index(self.codes)
         codes.reset()
         for first in range(0, len(vectors), _ADDED_AT_ONCE):
-            codes.add(_padded(vectors[first : first + _ADDED_AT_ONCE]))
+            codes.add(_padded(vectors[first : first + _ADDED_AT_ONCE], codes.d))
         return replace(self, codes=codes).on_gpu(vectors)
 
     def on_gpu(self, vectors: FloatArray) -> CodeIndex:
@@ -143,12 +144,16 @@ def build(vectors: FloatArray, alive: BoolArray, queries: FloatArray, *, seed: i
         return None
     lists = int(np.clip(len(live) // _LIST_SIZE, 1, _MAX_LISTS))
     sample = rng.choice(live, min(len(live), max(_MIN_SAMPLE, _SAMPLE_PER_LIST * lists)), replace=False)
-    codes = _untrained(_padded_dimension(vectors.shape[1]), lists)
-    codes.train(_padded(vectors[np.sort(sample)]))
-    for first in range(0, len(vectors), _ADDED_AT_ONCE):  # padding copies, so not all at once
-        codes.add(_padded(vectors[first : first + _ADDED_AT_ONCE]))
-    calibrated = _calibrated(codes, vectors, alive, _probes(vectors, live, queries, rng))
-    return calibrated and calibrated.on_gpu(vectors)
+    probes = _probes(vectors, live, queries, rng)
+    for subspace in _SUBSPACES:
+        codes = _untrained(-(-vectors.shape[1] // subspace) * subspace, lists, subspace)
+        codes.train(_padded(vectors[np.sort(sample)], codes.d))
+        for first in range(0, len(vectors), _ADDED_AT_ONCE):  # padding copies, so not all at once
+            codes.add(_padded(vectors[first : first + _ADDED_AT_ONCE], codes.d))
+        calibrated = _calibrated(codes, vectors, alive, probes)
+        if calibrated is not None:
+            return calibrated.on_gpu(vectors)
+    return None
 
 
 def from_bytes(data: bytes, *, dimension: int, probes: int, expansion: int, trained_on: int) -> CodeIndex:
@@ -158,7 +163,7 @@ def from_bytes(data: bytes, *, dimension: int, probes: int, expansion: int, trai
         RuntimeError: The bytes are no such index.
     """
     codes = faiss.deserialize_index(np.frombuffer(data, np.uint8))
-    if not isinstance(codes, faiss.IndexIVFPQFastScan) or codes.d != _padded_dimension(dimension):
+    if not isinstance(codes, faiss.IndexIVFPQFastScan) or not dimension <= codes.d < dimension + _SUBSPACES[0]:
         raise RuntimeError("these bytes hold another kind of index")
     return CodeIndex(codes, dimension, probes, expansion, trained_on)
 
@@ -168,9 +173,9 @@ def _parameters(**settings: object) -> Any:
     return make(**settings)
 
 
-def _untrained(dimension: int, lists: int) -> Any:
+def _untrained(dimension: int, lists: int, subspace: int) -> Any:
     quantizer: Any = faiss.IndexFlatIP(dimension)
-    codes = faiss.IndexIVFPQFastScan(quantizer, dimension, lists, dimension // _SUBSPACE, 4, faiss.METRIC_INNER_PRODUCT)
+    codes = faiss.IndexIVFPQFastScan(quantizer, dimension, lists, dimension // subspace, 4, faiss.METRIC_INNER_PRODUCT)
     quantizer.this.disown()
     codes.own_fields = True
     codes.by_residual = False
@@ -214,11 +219,7 @@ def _calibrated(codes: Any, vectors: FloatArray, alive: BoolArray, queries: Floa
     return None
 
 
-def _padded_dimension(dimension: int) -> int:
-    return -(-dimension // _SUBSPACE) * _SUBSPACE
-
-
-def _padded(vectors: FloatArray) -> FloatArray:
-    """Returns vectors with zeros appended up to whole subspaces."""
-    missing = _padded_dimension(vectors.shape[1]) - vectors.shape[1]
+def _padded(vectors: FloatArray, dimension: int) -> FloatArray:
+    """Returns vectors with zeros appended up to a dimension of whole subspaces."""
+    missing = dimension - vectors.shape[1]
     return np.ascontiguousarray(np.pad(vectors, ((0, 0), (0, missing))) if missing else vectors)

@@ -31,8 +31,8 @@ def items(start: int, stop: int) -> list[Item]:
 
 @pytest.fixture(scope="module")
 def vectors() -> FloatArray:
-    """Returns the vectors of 6000 items."""
-    return clustered(6000, 1)
+    """Returns vectors so many that a hundredth of them is still more than is scored one by one."""
+    return clustered(70_000, 1)
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +89,18 @@ def test_writes_show_at_once_beside_codes() -> None:
 def test_data_that_codes_cannot_tell_apart_stays_exact() -> None:
     """Where codes miss the promised recall on the queries that are really asked, search stays exact."""
     rng = np.random.default_rng(3)
-    vectors = rng.standard_normal((3000, 4)).astype(np.float32) * np.array([1e-3, 1e-3, 1e-3, 1], np.float32)
+    halves = rng.standard_normal((6000, 2))
+    vectors = np.hstack([halves, halves + 0.01 * rng.standard_normal((6000, 2))]).astype(np.float32)
     index = ItemIndex(4, limits=Limits(exact_slots=1000), background=False)
-    index.upsert(items(0, 3000), vectors)
-    queries = rng.standard_normal((40, 4)).astype(np.float32) * np.array([1, 1, 1, 0], np.float32)  # blind to what codes see
+    index.upsert(items(0, 6000), vectors)
+    sides = rng.standard_normal((40, 2))
+    queries = np.hstack([sides, -sides]).astype(np.float32)  # ask for the difference of the halves, finer than any code
     for query in queries:
         index.search_now(query, 1)
     index.maintain()
     assert index.view().codes is None
-    expected = np.argsort(-(queries @ vectors.T), axis=1)[:, :50]
-    assert index.search_now(queries, 50).rows.tolist() == expected.tolist()
+    expected = -np.sort(-(queries @ vectors.T), axis=1)[:, :50]
+    np.testing.assert_allclose(index.search_now(queries, 50).scores, expected, atol=1e-6)
 
 
 def test_rows_are_numbered_anew_when_most_are_dead() -> None:
