@@ -156,7 +156,7 @@ async def import_file(database: Database, forget: Forget, kind: str, path: Path,
             error.message += f"; {report.rows} rows are in, run the same command again to continue"
             error.args = (error.message,)
             raise
-    report.rejected, report.rejected_file = batches.rejected, str(rejects.path or "")
+    report.rejected, report.rejected_file = batches.rejected, str(rejects.path.resolve()) if rejects.path else ""
     report.unread_columns = list(batches.unread)
     report.seconds = time.monotonic() - started
     return report

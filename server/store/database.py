@@ -147,9 +147,10 @@ async def open_database(url: str, *, max_connections: int = 16) -> AsyncIterator
     with translated_errors():
         pool = await asyncpg.create_pool(
             url,
-            min_size=1,
+            # A floor would make the pool reconnect on its own while the server is down, with a traceback in the log each time.
+            min_size=0,
             max_size=max_connections,
-            max_inactive_connection_lifetime=60,
+            max_inactive_connection_lifetime=300,
             init=_prepare,
             # Roles, settings and staged rows end with the transaction: nothing is left to reset, and a round trip is saved.
             reset=_keep,
@@ -157,6 +158,8 @@ async def open_database(url: str, *, max_connections: int = 16) -> AsyncIterator
             server_settings={"application_name": "aisle", "timezone": "UTC"},
         )
     try:
+        with translated_errors():
+            await pool.release(await pool.acquire(timeout=_ACQUIRE_S))
         yield Database(url, pool)
     finally:
         try:

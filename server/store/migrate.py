@@ -23,9 +23,12 @@ DO $$ BEGIN
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- roles belong to the cluster: another database may have made it
 END $$;
 DO $$ BEGIN
-    IF NOT pg_has_role(current_user, 'aisle_app', 'SET') THEN
+    -- A role that may create roles does not by that alone may become those it created.
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         EXECUTE format('GRANT aisle_app TO %I', current_user);
     END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    IF NOT pg_has_role(current_user, 'aisle_app', 'MEMBER') THEN RAISE; END IF;
 END $$;
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version integer PRIMARY KEY,
