@@ -45,6 +45,7 @@ from server.inference import BuiltEncoder, Inference, open_inference
 from server.interceptors.admission import Admission
 from server.interceptors.auth import Auth, Principal
 from server.interceptors.chain import InProcessDispatcher
+from server.interceptors.consistency import take_token
 from server.interceptors.status import convert_errors
 from server.interceptors.telemetry import Telemetry
 from server.interceptors.validation import validate
@@ -253,7 +254,7 @@ def _dispatcher(
     }
     return InProcessDispatcher(
         {service: servicer for module, servicer in servicers.items() for service in _services_of(module)},
-        [Telemetry(tracer), convert_errors, Auth(lookup, local=local), admission, validate],
+        [Telemetry(tracer), convert_errors, Auth(lookup, local=local), admission, take_token, validate],
     )
 
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -84,3 +84,11 @@ class Settings(BaseSettings):
 
     worker_name: str = ""
     """Name of this process among the event workers. Empty: host name and process id."""
+
+    @field_validator("data_dir", "cache_dir", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        """Refuses the empty path, which would be the working directory."""
+        if not str(value).strip():
+            raise ValueError("must not be empty; name a folder, or unset it for the default")
+        return value

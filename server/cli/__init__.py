@@ -52,6 +52,8 @@ def main() -> None:
     """Runs the command line. Errors are one line on stderr; exit 1 for a failure, 2 for wrong usage."""
     import sys
 
+    from pydantic import ValidationError
+
     from server.errors import AisleError
 
     try:
@@ -59,3 +61,7 @@ def main() -> None:
     except AisleError as error:
         print(f"aisle: {error.message}", file=sys.stderr)
         sys.exit(1)
+    except ValidationError as error:  # only settings are read by pydantic
+        first = error.errors()[0]
+        print(f"aisle: AISLE_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}", file=sys.stderr)
+        sys.exit(2)

@@ -79,7 +79,8 @@ class Auth:
                 raise UnauthenticatedError("authorization must be `Bearer KEY`")
         key = key.strip()
         if not key:
-            if self._local is not None and call.loopback:
+            # A proxy on this machine speaks for callers that are not on it.
+            if self._local is not None and call.loopback and "x-forwarded-for" not in call.metadata:
                 return self._local
             raise UnauthenticatedError("no key came; send `authorization: Bearer KEY` or `x-api-key: KEY`")
         return await self._resolve(key)

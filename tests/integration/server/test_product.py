@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fixtures_server import Door
 
 from aisle_client import AisleClient, InvalidArgumentError, NotFoundError, UnauthenticatedError
 from server.demo.generate import Demo
+from tests.fixtures_server import Door
 
 _ROOT = Path(__file__).resolve().parents[3]
 
