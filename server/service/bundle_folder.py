@@ -29,8 +29,8 @@ class BundleFolder:
     async def live(self, tenant_id: TenantId) -> Bundle | None:
         """Returns the tenant's live bundle, or None if it has none, or none that is whole.
 
-        A damaged copy is set aside and fetched again once; a bundle that is damaged in the store too is said so in the log, and the tenant is
-        served without one.
+        A damaged copy is set aside and fetched again once. If the store's is damaged too, the log says so and the tenant is served
+        without a bundle.
         """
         async with self._database.tenant(tenant_id) as connection:
             live = await store.live_bundle(connection)
