@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -35,9 +36,11 @@ def encode_event(event: Event) -> bytes:
     """Returns the event as a JSON object.
 
     Raises:
-        InvalidFieldError: It has neither user nor `anonymous_id`, or holds what JSON or Postgres cannot (a NUL character, NaN in
-            `properties`, an unknown type).
+        InvalidFieldError: It has neither user nor `anonymous_id`, or holds what JSON or Postgres cannot: a NUL character, a `value` that
+            is not finite, an unknown type.
     """
+    if not math.isfinite(event.value):
+        raise InvalidFieldError("value", "is not a finite number; send one, or leave it out")
     if not event.user_id and not event.anonymous_id:
         raise InvalidFieldError("user", "is empty and so is anonymous_id; send one of them")
     record: dict[str, Any] = {"id": event.event_id, "user": event.user_id, "type": event.event_type}

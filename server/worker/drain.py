@@ -111,9 +111,15 @@ class StreamWorker(Generic[_Record]):
         records: list[tuple[Any, _Record]] = []
         for entry in entries:
             try:
-                records.extend([(value, self._handler.decode(value)) for value in unpack(entry.payload)] if entry.payload else [])
+                values = unpack(entry.payload) if entry.payload else []
             except ValueError as error:
                 await self._bury(tenant_id, entry.payload, error)
+                continue
+            for value in values:
+                try:
+                    records.append((value, self._handler.decode(value)))
+                except ValueError as error:
+                    await self._bury(tenant_id, orjson.dumps([value]), error)
         if await self._apply(tenant_id, records):
             await self._consumer.remove(tenant_id, [entry.entry_id for entry in entries])
 

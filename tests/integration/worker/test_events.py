@@ -115,9 +115,9 @@ async def test_poison_is_buried_with_its_bytes_and_the_rest_is_applied(
     bad["session"] = "nul \0 here"
     huge = orjson.loads(encode_event(event(4, event_id=EventId("x"))))
     huge["id"] = "".join(chr(0x4E00 + number * 7 % 20000) for number in range(9000))  # past what an index row may hold
-    mixed = pack([encode_event(event(1)), orjson.dumps(bad), encode_event(event(3)), orjson.dumps(huge)])
+    mixed = pack([encode_event(event(1)), b'{"id":"e9"}', orjson.dumps(bad), encode_event(event(3)), orjson.dumps(huge)])
     garbage = b"\x00 not json"
-    for payload in (garbage, mixed, b'[{"id":"e9"}]'):
+    for payload in (garbage, mixed):
         await redis_client.xadd(_key(tenant_id), {b"p": payload})
     async with event_worker(redis_client, database, _only(tenant_id), name="w").running():
         await _drained(redis_client, tenant_id)

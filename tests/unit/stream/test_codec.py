@@ -70,6 +70,13 @@ def test_nul_is_refused_wherever_it_stands_and_its_spelling_is_not() -> None:
     assert spelled == decode_event(orjson.loads(encode_event(spelled)))
 
 
+def test_a_value_that_is_no_number_is_refused() -> None:
+    """NaN and infinity have no JSON, and no meaning as a weight."""
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(InvalidFieldError, match="finite"):
+            encode_event(event(1, value=value))
+
+
 def test_an_event_of_nobody_is_refused() -> None:
     """An event needs a user or an anonymous id."""
     with pytest.raises(InvalidFieldError, match="anonymous_id"):
