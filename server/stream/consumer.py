@@ -95,6 +95,11 @@ class StreamConsumer:
             self.recover()
             raise
 
+    @property
+    def recovering(self) -> bool:
+        """Whether the next read returns entries that were delivered here before. Those still being handled would come twice."""
+        return self._own_first
+
     def recover(self) -> None:
         """Makes the next read start with entries that were delivered here and not removed."""
         self._own_first = True

@@ -29,6 +29,8 @@ REFUSED = (ValueError, TypeError, asyncpg.DataError, asyncpg.IntegrityConstraint
 """What says that records themselves cannot be stored; trying again changes nothing."""
 
 _TENANTS_S = 1.0
+_IN_FLIGHT = 2
+"""Batches under way when the next is read: one is decoded while the database works on another."""
 _LONGEST_PAUSE_S = 2.0
 _log = logger(__name__)
 _Record = TypeVar("_Record")
@@ -66,35 +68,34 @@ class StreamWorker(Generic[_Record]):
             self._stopping.set()
             await asyncio.gather(*tasks)
 
-    async def drain_once(self, tenants: Sequence[TenantId]) -> int:
-        """Handles what one read returns and returns how many entries that were.
-
-        Raises:
-            redis.exceptions.RedisError, OSError: Redis is down.
-        """
-        batches = await self._consumer.read(tenants)
-        outcomes = await asyncio.gather(
-            *(self._handle(tenant_id, entries) for tenant_id, entries in batches.items()), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
-        return sum(len(entries) for entries in batches.values())
-
     async def _drain_forever(self) -> None:
         pause_s = 0.05
+        flights: set[asyncio.Task[None]] = set()
         while not self._stopping.is_set():
             try:
+                flights = await self._land(flights, leave=0 if self._consumer.recovering else _IN_FLIGHT - 1)
                 if self._known:
-                    await self.drain_once(self._known)
+                    batches = await self._consumer.read(self._known)
+                    flights |= {asyncio.create_task(self._handle(tenant_id, entries)) for tenant_id, entries in batches.items()}
                 else:
                     await self._sleep(0.1)
                 pause_s = 0.05
             except Exception as error:  # noqa: BLE001  # the loop must outlive whatever one round meets; the entries are still there
                 self._consumer.recover()
+                flights = {flight for flight in flights if not flight.done()}
                 _log.warning("drain_failed", stream=self._consumer.stream, error=repr(error), retry_s=pause_s)
                 await self._sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def _land(self, flights: set[asyncio.Task[None]], *, leave: int) -> set[asyncio.Task[None]]:
+        """Waits until at most `leave` batches are under way and returns those; raises what one that ended has raised."""
+        while len(flights) > leave:
+            done, flights = await asyncio.wait(flights, return_when=asyncio.FIRST_COMPLETED)
+            errors = [error for flight in done if (error := flight.exception()) is not None]
+            if errors:
+                raise errors[0]
+        return flights
 
     async def _watch_forever(self) -> None:
         """Keeps the list of tenants and the lag figure fresh, also while a batch waits for the database."""
