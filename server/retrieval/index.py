@@ -194,6 +194,8 @@ class ItemIndex:
                 case Work.LEARN:
                     codes = learned(view)
                     self._failed_at = 0 if codes else view.slots
+                    if codes is None:
+                        _LOG.warning("no codes reach the promised recall on these vectors; every search stays exact", slots=view.slots)
                     with self._writing:
                         self._view = replace(self._view, codes=codes)
                 case Work.EXTEND:

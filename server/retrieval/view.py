@@ -160,7 +160,7 @@ class IndexView:
         if not 1 <= k <= MAX_RESULTS:
             raise InvalidFieldError("k", f"is {k}; send 1 to {MAX_RESULTS}")
         if len(vectors):
-            self.store.note_query(vectors[-1])
+            self.store.note_query(vectors[-1].copy())
         return self._result(vectors, self._candidates(vectors, k, self._allowed(where)), k)
 
     def _allowed(self, where: Where) -> BoolArray:
