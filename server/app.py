@@ -16,6 +16,7 @@ from importlib.resources import files
 import redis.asyncio
 from google.protobuf.descriptor import ServiceDescriptor
 from opentelemetry import trace
+from prometheus_client import REGISTRY
 
 from aisle.v1 import (
     embedding_service_pb2,
@@ -49,6 +50,7 @@ from server.interceptors.consistency import take_token
 from server.interceptors.status import convert_errors
 from server.interceptors.telemetry import Telemetry
 from server.interceptors.validation import validate
+from server.otlp_metrics import exporting
 from server.service.bundle_folder import BundleFolder
 from server.service.catalogue import Catalogues
 from server.service.decisions import Decisions
@@ -107,6 +109,8 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
     _refuse_open_doors(settings)
     tracer = configure_telemetry(settings.otlp_endpoint)
     async with AsyncExitStack() as stack:
+        if settings.otlp_endpoint:
+            await stack.enter_async_context(exporting(settings.otlp_endpoint, REGISTRY))
         database = await stack.enter_async_context(open_database(endpoints.database_url))
         inference = await stack.enter_async_context(
             open_inference(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry import trace
 
 from server.domain import BundleId, Decision, DecisionId, Interaction, Item, ItemId, Profile, Rung, ScoredItem, TenantId, UserId
 from server.errors import AisleError, InvalidArgumentError, NotFoundError
@@ -28,13 +29,13 @@ from server.service.catalogue import Catalogue, Catalogues
 from server.service.explanation import explain
 from server.service.lists import Ladder, RankedList, RankedLists, list_key
 from server.service.users import KnownUser, Users
-from server.telemetry import RUNGS, STEP_SECONDS, logger
+from server.telemetry import RUNGS, STEP_SECONDS
 
 DEFAULT_RESULTS = 20
 _RANK_SHARE = 0.5
 _RECORDED = 500
 _USER_SHARE = 0.4
-_log = logger(__name__)
+_tracer = trace.get_tracer("aisle")
 
 
 class DecisionSink(Protocol):
@@ -283,10 +284,11 @@ def new_decision_id() -> DecisionId:
 @contextmanager
 def _step(name: str) -> Iterator[None]:
     started = time.perf_counter()
-    try:
-        yield
-    finally:
-        STEP_SECONDS.labels(name).observe(time.perf_counter() - started)
+    with _tracer.start_as_current_span(name):
+        try:
+            yield
+        finally:
+            STEP_SECONDS.labels(name).observe(time.perf_counter() - started)
 
 
 def _moment_of(catalogue: Catalogue, known: KnownUser, history: tuple[Interaction, ...], context: Mapping[str, Any]) -> Moment:
