@@ -35,3 +35,11 @@ def test_documented_defaults_are_the_real_ones(documented: dict[str, str]) -> No
         else:
             plain = str(field.default).replace(str(Path.home()), "~")
             assert said == f"`{plain.lower() if isinstance(field.default, bool) else plain}`", name
+
+
+def test_every_decision_record_is_in_the_index() -> None:
+    """docs/adr/README.md links each record by its own title, and nothing else."""
+    folder = _ROOT / "docs" / "adr"
+    records = {path.name: path.read_text().splitlines()[0].partition(". ")[2] for path in folder.glob("[0-9]*.md")}
+    linked = {name: title for title, name in re.findall(r"\[([^\]]+)\]\((\d{4}-[^)]+)\)", (folder / "README.md").read_text())}
+    assert linked == records
