@@ -60,8 +60,8 @@ _PROBES: Final = (
 )
 """Texts of many kinds: they set the channels' ranges, and int8 and float32 are compared on them."""
 
-_LEAST_COSINE: Final = 0.99
-"""An int8 vector nearer to its float32 twin than this is expected of any encoder; less means wrong weights or an unfit CPU."""
+_LEAST_COSINE: Final = 0.97
+"""Of an int8 vector and its float32 twin. .999 is usual; a CPU without VNNI clips one product in ten thousand and gives .987 to .995."""
 
 
 def build_text_encoder(source: Path | None, cache_dir: Path, progress: Progress) -> BuiltEncoder:
@@ -198,7 +198,7 @@ def _compare(exact: onnx.ModelProto, served: onnx.ModelProto, probes: list[dict[
         cosine = float(one @ other)
         if not cosine >= _LEAST_COSINE:  # NaN too
             raise CorruptDataError(
-                f"the int8 encoder of {source} differs from its float32 twin (cosine {cosine:.3f} for {text!r}): the weights are damaged, "
-                "or this CPU multiplies int8 with saturation (it has no VNNI)",
+                f"the int8 encoder of {source} differs from its float32 twin (cosine {cosine:.3f} for {text!r}): "
+                "the weights are damaged, or of a kind that int8 does not suit",
                 path=source,
             )

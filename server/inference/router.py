@@ -70,6 +70,8 @@ class _Lane:
     """Loaded there, and seen to answer like the others."""
     pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Models it did not take: length of the pause, and when it ends."""
+    leaving: set[str] = field(default_factory=set)
+    """Models to be unloaded there."""
     estimates: dict[tuple[str, int], _Estimate] = field(default_factory=dict)
 
     def expected_s(self, key: tuple[str, int]) -> float:
@@ -110,6 +112,7 @@ class Router:
     def __init__(self, runtimes: Sequence[tuple[Runtime, int]]) -> None:
         self._lanes = [_Lane(runtime, capacity) for runtime, capacity in runtimes]
         self._models: dict[str, _Model] = {}
+        self._wake = asyncio.Event()
         self._mender: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -132,7 +135,7 @@ class Router:
         return sum(lane.capacity for lane in self._lanes)
 
     async def load(self, model_name: str, spec: ModelSpec, onnx: bytes | Path) -> None:
-        """Loads a model into every runtime. The last one must take it; another that does not gets it later, in the background.
+        """Loads a model into the last runtime; the others get it in the background, and again when they did not take it.
 
         Raises:
             CorruptDataError: The model is not of `spec`, or damaged.
@@ -144,16 +147,16 @@ class Router:
             lane.models.discard(model_name)
             lane.pauses.pop(model_name, None)
         self._lanes[-1].models.add(model_name)
-        for lane in self._lanes[:-1]:
-            await self._load_into(lane, model_name)
+        self._wake.set()
 
     async def unload(self, model_name: str) -> None:
-        """Frees a model everywhere. A runtime that does not answer keeps it until it restarts."""
+        """Frees a model in the last runtime now and in the others in the background. One that does not answer keeps it till it restarts."""
         self._models.pop(model_name, None)
         for lane in self._lanes:
             lane.models.discard(model_name)
-            with suppress(UnavailableError, DeadlineExceededError):
-                await lane.runtime.unload(model_name)
+            lane.leaving.add(model_name)
+        await self._unload_from(self._lanes[-1])
+        self._wake.set()
 
     async def infer(self, model_name: str, spec: ModelSpec, inputs: Tensors, *, deadline: float) -> Answer:
         """Returns the answer of the first runtime that gives one before `deadline` (time.monotonic()).
@@ -209,9 +212,18 @@ class Router:
         INFERENCE_SECONDS.labels(spec.name, lane.runtime.name).observe(seconds)
         return outputs
 
+    async def _unload_from(self, lane: _Lane) -> None:
+        for name in lane.leaving - self._models.keys():
+            lane.leaving.discard(name)
+            with suppress(UnavailableError, DeadlineExceededError):
+                await lane.runtime.unload(name)
+
     async def _load_into(self, lane: _Lane, model_name: str) -> None:
         """Loads a model into a runtime and uses it there only if it answers as the last runtime does."""
-        model = self._models[model_name]
+        model = self._models.get(model_name)
+        if model is None:
+            return
+        lane.leaving.discard(model_name)
         if await self._taken(lane, model_name, model) and self._models.get(model_name) is model:
             lane.models.add(model_name)
             lane.pauses.pop(model_name, None)
@@ -235,7 +247,11 @@ class Router:
 
     async def _mend(self) -> None:
         while True:
-            await asyncio.sleep(_PROBE_EVERY_S)
+            # Not wait_for: on Python 3.11 it loses a cancellation that meets the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PROBE_EVERY_S):
+                    await self._wake.wait()
+            self._wake.clear()
             for lane in self._lanes:
                 try:
                     await self._mend_lane(lane)
@@ -245,10 +261,11 @@ class Router:
     async def _mend_lane(self, lane: _Lane) -> None:
         now = time.monotonic()
         missing = [name for name in self._models if name not in lane.models and lane.pauses.get(name, (0.0, 0.0))[1] <= now]
-        if not lane.open and not missing:
+        if not lane.open and not missing and not lane.leaving:
             return
         if not await lane.runtime.ready():
             return
+        await self._unload_from(lane)
         for name in missing:
             await self._load_into(lane, name)
         if not lane.open:

@@ -96,9 +96,10 @@ class Load:
 
 async def test_triton_serves_what_was_loaded(inference: Inference) -> None:
     """The shipped configuration serves the encoder from the repository and a ranker by the load API."""
-    vectors = await inference.encoder.embed(["barn"], deadline=time.monotonic() + 30)
-    scores = await inference.ranker.score("ranker-b", np.ones((2, FEATURES), np.float32), deadline=time.monotonic() + 30)
-    assert (vectors.runtime, scores.runtime) == ("triton", "triton")
+    async with Load(inference) as load:
+        await load.until(0.0)
+    assert load.failures == []
+    await ranker_is_back(inference)
 
 
 async def test_killed_under_load_every_request_is_answered(inference: Inference) -> None:

@@ -29,6 +29,8 @@ async def routed(first: FaultyRuntime | None) -> AsyncIterator[Router]:
     runtimes = [(LocalRuntime(threads=2), 2)]
     async with Router([(first, 2), *runtimes] if first else runtimes) as router:
         await router.load("ranker-x", RANKER, linear_ranker())
+        if first and not first.down and not isinstance(first, OtherModel):
+            await until(router, first.name)
         yield router
 
 
@@ -53,13 +55,12 @@ async def test_one_runtime_alone_serves() -> None:
         assert await ask(router) == "local"
 
 
-async def test_a_runtime_never_measured_is_tried_and_a_slow_one_is_left() -> None:
-    """The first call goes to the first runtime; once it proves slow, calls go to the faster one."""
+async def test_a_runtime_that_turns_slow_is_left() -> None:
+    """Once a runtime proves slow, calls go to the faster one."""
     first = FaultyRuntime()
     async with routed(first) as router:
         first.delay_s = 0.1
-        assert await ask(router) == "faulty"
-        assert await ask(router) == "local"
+        await until(router, "local")
         assert [await ask(router) for _ in range(5)] == ["local"] * 5
 
 
@@ -69,7 +70,9 @@ async def test_a_runtime_that_is_down_costs_no_answer() -> None:
     async with routed(first) as router:
         first.down = True
         assert [await ask(router) for _ in range(10)] == ["local"] * 10
-        assert first.calls <= 4  # the probe of loading, and the failures that opened the circuit
+        before = first.calls
+        assert [await ask(router) for _ in range(10)] == ["local"] * 10
+        assert first.calls == before
         first.down = False
         await until(router, "faulty")
 
@@ -119,7 +122,7 @@ async def test_the_callers_mistakes_are_not_the_runtimes_failures() -> None:
                 await router.infer("ranker-x", RANKER, {"features": np.ones((1, 2), np.float32)}, deadline=soon())
             with pytest.raises(NotFoundError):
                 await router.infer("ranker-y", RANKER, GIVEN, deadline=soon())
-        assert await ask(router) == "faulty"
+        await until(router, "faulty", 2.0)
 
 
 async def test_a_corrupt_model_is_refused_when_it_is_loaded() -> None:
@@ -152,6 +155,7 @@ class OtherModel(FaultyRuntime):
 async def test_a_runtime_that_holds_another_model_is_not_used() -> None:
     """Answers that differ by more than 1e-3 mean another model: scores of the two never mix."""
     async with routed(OtherModel()) as router:
+        await asyncio.sleep(0.2)
         assert [await ask(router) for _ in range(5)] == ["local"] * 5
 
 
