@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 import click
 
@@ -51,6 +52,10 @@ def group() -> None:
 def main() -> None:
     """Runs the command line. Errors are one line on stderr; exit 1 for a failure, 2 for wrong usage."""
     import sys
+
+    # Every thread that searches or infers is ours; pools beneath them only fight over the same cores. Read when numpy and FAISS load.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from pydantic import ValidationError
 
