@@ -53,9 +53,10 @@ def main() -> None:
     """Runs the command line. Errors are one line on stderr; exit 1 for a failure, 2 for wrong usage."""
     import sys
 
-    # Every thread that searches or infers is ours; pools beneath them only fight over the same cores. Read when numpy and FAISS load.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if sys.argv[1:2] in (["up"], ["serve"]):
+        # Every thread that searches or infers is ours; pools beneath them fight over the same cores. Read when numpy and FAISS load.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from pydantic import ValidationError
 
