@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 import orjson
-from asyncpg import Record
 
 from server.domain import Event, EventId, Interaction, ItemId, TenantId, UserId
 from server.domain.history import subject_of
@@ -115,12 +114,8 @@ async def read_behavior(
     """
     rows = await connection.fetch(_BEHAVIOR, tenant_id, user_id, start_time, limit)
     categories = {ItemId(row["item_id"]): tuple(row["categories"] or ()) for row in rows}
-    return interactions_of(rows), categories
-
-
-def interactions_of(newest_first: Sequence[Record]) -> tuple[Interaction, ...]:
-    """Returns rows that start with item_id, event_type, occur_time, value, event_id, session_id as interactions, oldest first."""
-    return tuple(Interaction(ItemId(row[0]), row[1], row[2], row[3], EventId(row[4]), row[5]) for row in reversed(newest_first))
+    history = tuple(Interaction(ItemId(row[0]), row[1], row[2], row[3], EventId(row[4]), row[5]) for row in reversed(rows))
+    return history, categories
 
 
 async def iter_interactions(

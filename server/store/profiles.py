@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
+import orjson
 from asyncpg import Record
 from numpy.typing import NDArray
 
-from server.domain import Profile, TenantId, UserId
+from server.domain import EventId, Interaction, ItemId, Profile, TenantId, UserId
 from server.domain.profiles import HISTORY_LIMIT
 from server.errors import AbortedError, InvalidFieldError, NotFoundError
 from server.store.database import Connection
-from server.store.events import delete_user_events, interactions_of
+from server.store.events import delete_user_events
 
 WRITABLE = ("traits", "locale", "time_zone", "event_date", "preference_scores")
 """What callers may set; also the names of the columns."""
 
-# One statement, so that profile and history are of one moment.
+# One statement, so that profile and history are of one moment; the history as one text, as the driver takes 10 us for a row in a row.
 _GET = f"""
 SELECT profile.user_id, traits, locale, time_zone, event_date, preference_scores, engagement_history, version, create_time, update_time,
-    ARRAY(
-        SELECT ROW (item_id, event_type, occur_time, value, event_id, session_id) FROM events
+    (SELECT json_agg(json_build_array(item_id, event_type, occur_time, value, event_id, session_id)) FROM (
+        SELECT item_id, event_type, occur_time, value, event_id, session_id FROM events
         WHERE events.tenant_id = profile.tenant_id AND events.user_id = profile.user_id AND item_id IS NOT NULL
         ORDER BY occur_time DESC, arrival DESC LIMIT {HISTORY_LIMIT}
-    ) AS history
+    ) AS newest) AS history
 FROM user_personalization_profiles AS profile
 WHERE profile.tenant_id = $1 AND profile.user_id = ANY($2::text[])
 """  # noqa: S608  # a constant of ours
@@ -137,6 +139,14 @@ async def load_embedding(connection: Connection, tenant_id: TenantId, user_id: U
     return vector
 
 
+def _history(newest_first: str | None) -> tuple[Interaction, ...]:
+    rows = orjson.loads(newest_first or "[]")
+    return tuple(
+        Interaction(ItemId(item_id), event_type, datetime.fromisoformat(time), float(value), EventId(event_id), session_id)
+        for item_id, event_type, time, value, event_id, session_id in reversed(rows)
+    )
+
+
 def _profile(row: Record) -> Profile:
     return Profile(
         user_id=UserId(row["user_id"]),
@@ -144,7 +154,7 @@ def _profile(row: Record) -> Profile:
         locale=row["locale"],
         time_zone=row["time_zone"],
         event_date=row["event_date"],
-        history=interactions_of(row["history"]),
+        history=_history(row["history"]),
         preference_scores=row["preference_scores"],
         engagement_history=row["engagement_history"],
         version=row["version"],
