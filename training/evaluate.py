@@ -21,10 +21,14 @@ from training import baselines
 from training.data import Interactions, Progress, RawEvents, Vocabulary
 from training.metrics import Estimate, Metric, coverage, estimates, target_ranks, top_items, user_values
 from training.model import Model, Scorer, fit
-from training.tuning import choose, with_view_weights
+from training.tuning import CASES, Fold, choose, with_view_weights
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
+
+_FOLDS = 3
+_LEAST_HISTORY = 3
+"""Interactions of a user whose last one may be held out."""
 
 _CELLS = 6_000_000
 """Scores held at once: blocks of users are cut to it, 24 MB an array."""
@@ -101,7 +105,7 @@ def evaluate(
     if validation is not None and validation.users:
         before, held_out = vocabulary.encode(train), vocabulary.encode(validation)
     else:
-        last = fitted.last_of_each(least=3)
+        last = fitted.last_of_each(least=_LEAST_HISTORY)
         before, held_out = fitted.select(~last), fitted.select(last)
     _, model = train_model(before, held_out, fitted, vocabulary.item_ids, texts, progress=progress)
     contenders = _contenders(model, fitted, with_ease=with_ease)
@@ -140,7 +144,18 @@ def train_model(
 ) -> tuple[Model, Model]:
     """Returns the models fitted on `before` and on everything, both with the fusion that ranks best what came after `before`."""
     progress("fitting without what is held out", 0.0)
-    draft = choose(fit(before, item_ids, texts), before, held_out, progress=progress)
+    folds = [Fold(fit(before, item_ids, texts), before, held_out)]
+    asked = len(held_out.users)
+    while asked < CASES and len(folds) < _FOLDS:
+        # Few cases choose badly, and little data is quick to fit: step back in time, as often as it takes.
+        earlier = folds[-1].fitted
+        last = earlier.last_of_each(least=_LEAST_HISTORY)
+        if not last.any():
+            break
+        rest = earlier.select(~last)
+        folds.append(Fold(fit(rest, item_ids, texts), rest, earlier.select(last)))
+        asked += int(last.sum())
+    draft = choose(folds, progress=progress)
     progress("fitting on everything", 0.0)
     final = with_view_weights(fit(everything, item_ids, texts).tuned(draft.weights, draft.decays))
     return draft, final

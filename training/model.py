@@ -27,7 +27,7 @@ History: TypeAlias = tuple[IntArray, FloatArray]
 """Item rows and action weights, both (H,), oldest first."""
 
 
-DEFAULT = FusionWeights(sparse=1.0, collaborative=0.5, trending=0.0, freshness=0.0)
+DEFAULT = FusionWeights(sparse=1.0, collaborative=0.25, popularity=0.02, semantic=0.25, trending=0.0, freshness=0.0)
 """Before anything was chosen. What trends and what is new bring candidates, but earn a place in the order only by the other features:
 offline data, whose times may be made up, cannot tell what they are worth."""
 
@@ -36,7 +36,7 @@ offline data, whose times may be made up, cannot tell what they are worth."""
 class Decays:
     """Weight of an interaction relative to the one after it, for each source; in (0, 1]."""
 
-    transitions: float = 0.8
+    transitions: float = 0.7
     cosine: float = 0.8
     collaborative: float = 0.8
 

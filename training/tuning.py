@@ -43,7 +43,6 @@ _DEPTH = 100
 """NDCG of the first hundred chooses: it orders settings as NDCG@10 does, with far less noise on few cases."""
 
 _ROUNDS = 4
-_LEAST_GAIN = 1e-5
 
 
 @dataclass(slots=True)
@@ -58,8 +57,8 @@ class _Cases:
     target: IntArray
     """(S,): place of the target among the candidates."""
 
-    def objective(self, weights: FusionWeights, decays: Decays) -> float:
-        """Returns the mean NDCG@100 of the targets among the candidates."""
+    def gains(self, weights: FusionWeights, decays: Decays) -> NDArray[np.float64]:
+        """Returns the NDCG@100 of each case's target among its candidates, (S,)."""
         nothing = np.zeros((1, 1), np.float32)
         scores = fused(
             {
@@ -79,43 +78,73 @@ class _Cases:
         own = np.take_along_axis(scores, self.target[:, None], axis=1)  # (S, 1)
         before = np.arange(scores.shape[1])[None, :] < self.target[:, None]
         ranks = (scores > own).sum(axis=1) + ((scores == own) & before).sum(axis=1)
-        return float(np.where(ranks < _DEPTH, 1 / np.log2(ranks + 2.0), 0.0).mean())
+        return np.asarray(np.where(ranks < _DEPTH, 1 / np.log2(ranks + 2.0), 0.0), np.float64)
 
 
-def choose(model: Model, fitted: Interactions, held_out: Interactions, *, progress: Progress, cases: int = CASES, seed: int = 0) -> Model:
-    """Returns the model with the fusion and decays that rank held-out items best, by coordinate search.
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Something to choose on."""
+
+    model: Model
+    """Fitted on `fitted` only."""
+    fitted: Interactions
+    """Where the histories come from. Users without one say nothing about fusion and are not asked."""
+    held_out: Interactions
+    """What came next, for the same users and items. Items that the user had already are not asked for."""
+
+
+def choose(folds: Sequence[Fold], *, progress: Progress, cases: int = CASES, seed: int = 0) -> Model:
+    """Returns the first fold's model with the fusion and decays that rank held-out items best, by coordinate search.
 
     Args:
-        model: Fitted on `fitted` only.
-        fitted: Where the histories come from. Users without one say nothing about fusion and are not asked.
-        held_out: What came next, for the same users and items. Items that the user had already are not asked for.
+        folds: At least one. All models start from the same setting.
         progress: Told about each step.
-        cases: At most so many, drawn with `seed`.
+        cases: At most so many of all folds together, drawn with `seed`.
         seed: Of the draw.
     """
-    chosen = _draw(fitted, held_out, cases, seed)
-    if not chosen:
+    model = folds[0].model
+    prepared: list[_Cases] = []
+    asked = 0
+    for fold in folds:
+        chosen = _draw(fold.fitted, fold.held_out, cases - asked, seed)
+        if chosen:
+            histories = [fold.fitted.history(user) for user, _ in chosen]
+            prepared.append(_prepare(Scorer(fold.model), histories, [item for _, item in chosen], progress))
+            asked += len(chosen)
+    if not asked:
         progress("nothing held out to choose the fusion on: keeping the default", 1.0)
         return with_view_weights(model)
-    prepared = _prepare(Scorer(model), [fitted.history(user) for user, _ in chosen], [item for _, item in chosen], progress)
+
+    def gains(setting: _Setting) -> NDArray[np.float64]:
+        return np.concatenate([part.gains(*setting) for part in prepared])
+
     grid = dict(_GRID)
     weights = model.weights
     if model.text_vectors is None:
         weights = replace(weights, semantic=0.0)
         del grid["semantic"]
     setting = (weights, model.decays)
-    best = prepared.objective(*setting)
+    best = gains(setting)
     for number in range(_ROUNDS):
-        before = best
+        before = setting
         for change in _steps(grid):
             trial = change(setting)
-            found = prepared.objective(*trial)
-            if found > best + _LEAST_GAIN:
+            found = gains(trial)
+            if _is_better(found - best):
                 best, setting = found, trial
-        progress(f"choosing the fusion: ndcg@{_DEPTH} {best:.4f} on {len(chosen)} held-out cases", (number + 1) / _ROUNDS)
-        if best <= before + _LEAST_GAIN:
+        progress(f"choosing the fusion: ndcg@{_DEPTH} {best.mean():.4f} on {asked} held-out cases", (number + 1) / _ROUNDS)
+        if setting == before:
             break
     return with_view_weights(model.tuned(*setting))
+
+
+def _is_better(difference: NDArray[np.float64]) -> bool:
+    """Returns whether a mean gain exceeds its standard error: the default stays where cases are too few to tell.
+
+    Source: the one-standard-error rule of L. Breiman et al., Classification and Regression Trees (1984), section 3.4.3.
+    """
+    mean = float(difference.mean())
+    return mean > 0 and mean > float(difference.std()) / np.sqrt(len(difference))
 
 
 def _steps(grid: Mapping[str, tuple[float, ...]]) -> Iterator[Callable[[_Setting], _Setting]]:
@@ -149,6 +178,8 @@ def with_view_weights(model: Model) -> Model:
 
 def _draw(fitted: Interactions, held_out: Interactions, cases: int, seed: int) -> list[tuple[int, int]]:
     """Returns users and items to ask for, (user, item)."""
+    if cases <= 0:
+        return []
     generator = np.random.default_rng(seed)
     chosen: list[tuple[int, int]] = []
     for place in generator.permutation(len(held_out.users)).tolist():
