@@ -2,11 +2,12 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from server.cli.import_files import Row, open_source
 from server.errors import InvalidFieldError
@@ -101,7 +102,6 @@ def test_the_position_reaches_the_size(tmp_path: Path) -> None:
 
 def test_parquet_rows_keep_their_types(tmp_path: Path) -> None:
     """Columns that are not read are not loaded; numbers, lists and structs stay what they are."""
-    pa, parquet = _arrow()
     table = pa.table({"id": [1, 2], "title": [["a"], None], "other": [1.0, 2.0]})
     parquet.write_table(table, tmp_path / "a.parquet")
     assert rows_of(tmp_path / "a.parquet") == [Row(1, {"id": 1, "title": ["a"]}, ""), Row(2, {"id": 2, "title": None}, "")]
@@ -109,18 +109,12 @@ def test_parquet_rows_keep_their_types(tmp_path: Path) -> None:
 
 def test_a_broken_parquet_file_says_so(tmp_path: Path) -> None:
     """A file cut short, or of another format, is refused before anything is imported; so is one without the needed column."""
-    pa, parquet = _arrow()
     parquet.write_table(pa.table({"title": ["a"] * 1000}), tmp_path / "a.parquet")
     with pytest.raises(InvalidFieldError, match="has no column id"):
         rows_of(tmp_path / "a.parquet")
     for content in (b"", b"PAR1", (tmp_path / "a.parquet").read_bytes()[:-20]):
         with pytest.raises(InvalidFieldError, match="not a whole Parquet file"):
             rows_of(write(tmp_path, "b.parquet", content))
-
-
-def _arrow() -> tuple[Any, Any]:
-    pa = pytest.importorskip("pyarrow", reason="this pyarrow does not run with the installed numpy", exc_type=ImportError)
-    return pa, pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
 
 
 _cells = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)

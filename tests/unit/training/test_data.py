@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from server.errors import InvalidFieldError
 from tests.unit.training.synthetic import arrays_of, events_of
@@ -89,11 +91,8 @@ def test_items_are_read_with_categories_and_attributes(tmp_path: Path) -> None:
 
 def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
     """A Parquet file of the import format gives its events."""
-    pa = pytest.importorskip("pyarrow", reason="pyarrow does not load here", exc_type=ImportError)
-    import pyarrow.parquet as pq
-
     path = tmp_path / "events.parquet"
-    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["a"], "event_type": ["view"], "occurred_at": [1.5]}), path)
+    parquet.write_table(pa.table({"user_id": ["u"], "item_id": ["a"], "event_type": ["view"], "occurred_at": [1.5]}), path)
     events = read_events(path)
     assert events.items == ("a",)
     assert np.array_equal(events.times, [1.5])
