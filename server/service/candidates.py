@@ -19,6 +19,7 @@ from server.retrieval.filters import Filter, compile_filter
 from server.retrieval.fusion import feature_matrix, retrieval_score
 from server.retrieval.sources import SparseScores
 from server.retrieval.vectors import SEMANTIC, UserVector
+from server.retrieval.view import IndexView
 from server.service.catalogue import Catalogue
 
 IntArray = NDArray[np.int64]
@@ -44,23 +45,23 @@ class Candidates:
     def of(
         cls,
         catalogue: Catalogue,
+        view: IndexView,
         user: UserVector,
         history: Sequence[Interaction],
         rows: IntArray,
         *,
         sparse: SparseScores | None = None,
     ) -> Candidates:
-        """Returns the candidates in these rows of the index, with their features."""
-        index = catalogue.index.view()
-        item_ids = tuple(index.ids(rows))
+        """Returns the candidates in these rows of the view, with their features."""
+        item_ids = tuple(view.ids(rows))
         sparse = catalogue.sparse.fold_in(history) if sparse is None else sparse
-        found = index.rows_of(sparse.item_ids)
-        transitions, cosine = np.zeros(index.rows, np.float32), np.zeros(index.rows, np.float32)
+        found = view.rows_of(sparse.item_ids)
+        transitions, cosine = np.zeros(view.rows, np.float32), np.zeros(view.rows, np.float32)
         transitions[found[found >= 0]] = sparse.transitions[found >= 0]
         cosine[found[found >= 0]] = sparse.cosine[found >= 0]
         popularity = catalogue.popularity
         features = feature_matrix(
-            user.contributions(index.vectors(rows)),
+            user.contributions(view.vectors(rows)),
             transitions=transitions[rows],
             cosine=cosine[rows],
             popularity=np.fromiter((popularity.get(item_id, 0.0) for item_id in item_ids), np.float32, len(item_ids)),
@@ -71,15 +72,15 @@ class Candidates:
         return cls(item_ids, features)
 
 
-def eligible_mask(catalogue: Catalogue, where: str) -> BoolArray:
+def eligible_mask(view: IndexView, where: str) -> BoolArray:
     """Returns which rows may be shown, (N,): recommended items, available now, that pass the caller's filter.
 
     Raises:
         FilterSyntaxError: The filter does not parse.
     """
     minute = int(time.time()) // 60  # masks are remembered by expression, so the clock moves a minute at a time
-    mask = catalogue.index.view().mask(_available(minute))
-    return mask & catalogue.index.view().mask(compile_filter(where)) if where.strip() else mask
+    mask = view.mask(_available(minute))
+    return mask & view.mask(compile_filter(where)) if where.strip() else mask
 
 
 @lru_cache(maxsize=8)
@@ -89,60 +90,61 @@ def _available(minute: int) -> Filter:
 
 
 def gather(
-    catalogue: Catalogue, user: UserVector, history: Sequence[Interaction], eligible: BoolArray, *, limit: int, seen: bool
+    catalogue: Catalogue, view: IndexView, user: UserVector, history: Sequence[Interaction], eligible: BoolArray, *, limit: int, seen: bool
 ) -> Candidates:
     """Returns the union of what every source names, and as many popular items as it takes to fill the list.
 
     Args:
         catalogue: What is chosen from.
+        view: Its index at the moment of the request.
         user: The user's vector.
         history: The user's interactions, oldest first.
         eligible: bool, (N,): rows that may be shown.
         limit: Items wanted.
         seen: Whether items of the history may be shown.
     """
-    index = catalogue.index.view()
     allowed = eligible
     if history and not seen:
         allowed = eligible.copy()
-        rows = index.rows_of([interaction.item_id for interaction in history])
+        rows = view.rows_of([interaction.item_id for interaction in history])
         allowed[rows[(rows >= 0) & (rows < len(allowed))]] = False
     sparse = catalogue.sparse.fold_in(history)
     named: list[IntArray] = [
-        index.rows_of(sparse.best(max(_SPARSE, 2 * limit))),
-        index.rows_of(catalogue.trending.top(_TRENDING)),
-        index.rows_of(catalogue.fresh.top(_FRESH)),
-        index.rows_of(catalogue.most_popular[: max(_POPULAR, 2 * limit)]),
+        view.rows_of(sparse.best(max(_SPARSE, 2 * limit))),
+        view.rows_of(catalogue.trending.top(_TRENDING)),
+        view.rows_of(catalogue.fresh.top(_FRESH)),
+        view.rows_of(catalogue.most_popular[: max(_POPULAR, 2 * limit)]),
     ]
     query = user.query
     if query.any():
-        named.append(index.search_now(query[None], max(_DENSE, 2 * limit), where=allowed).rows[0])
+        named.append(view.search_now(query[None], max(_DENSE, 2 * limit), where=allowed).rows[0])
     rows = np.unique(np.concatenate(named))
     rows = rows[(rows >= 0) & (rows < len(allowed))]
     rows = rows[allowed[rows]]
     if len(rows) < limit:
         rest = np.flatnonzero(allowed)
         rows = np.concatenate([rows, np.setdiff1d(rest, rows)[: limit - len(rows)]])
-    return Candidates.of(catalogue, user, history, rows, sparse=sparse)
+    return Candidates.of(catalogue, view, user, history, rows, sparse=sparse)
 
 
-def similar_candidates(catalogue: Catalogue, item_id: ItemId, eligible: BoolArray, *, limit: int) -> tuple[Candidates, FloatArray]:
+def similar_candidates(
+    catalogue: Catalogue, view: IndexView, item_id: ItemId, eligible: BoolArray, *, limit: int
+) -> tuple[Candidates, FloatArray]:
     """Returns what resembles an item, and its scores, (C,): the fusion of a user who did nothing but touch it."""
     touched = (Interaction(item_id, "click", datetime.now(UTC)),)
-    texts = catalogue.index.vectors(catalogue.index.rows_of([item_id]))[:, SEMANTIC]
+    texts = view.vectors(view.rows_of([item_id]))[:, SEMANTIC]
     user = catalogue.space.user_vector(touched, texts)
-    candidates = gather(catalogue, user, touched, eligible, limit=limit, seen=False)
+    candidates = gather(catalogue, view, user, touched, eligible, limit=limit, seen=False)
     return candidates, retrieval_score(candidates.features, catalogue.weights)
 
 
-def content_candidates(catalogue: Catalogue, user: UserVector, content_type: str) -> list[tuple[Item, float]]:
+def content_candidates(catalogue: Catalogue, view: IndexView, user: UserVector, content_type: str) -> list[tuple[Item, float]]:
     """Returns the content blocks of a type that are available, each with its fit: the weighted product with the user's vector."""
-    index = catalogue.index.view()
     now = datetime.now(UTC)
-    found = [item for item in catalogue.content.get(content_type, {}).values() if _is_available(item, now)]
+    found = [item for item in catalogue.content.get(content_type, {}).values() if item.item_id in view and _is_available(item, now)]
     if not found:
         return []
-    vectors = index.vectors(index.rows_of([item.item_id for item in found]))
+    vectors = view.vectors(view.rows_of([item.item_id for item in found]))
     return list(zip(found, (vectors @ user.query).tolist(), strict=True))
 
 

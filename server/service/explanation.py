@@ -8,11 +8,11 @@ import numpy as np
 
 from server.domain import Interaction, Item, Reason
 from server.retrieval.context import item_features
-from server.retrieval.fusion import SOURCES
+from server.retrieval.fusion import SOURCES, FusionWeights
 from server.retrieval.fusion import reasons as reason_matrix
 from server.retrieval.vectors import SEMANTIC
+from server.retrieval.view import IndexView
 from server.service.candidates import Candidates, FloatArray
-from server.service.catalogue import Catalogue
 
 _MOST = 3
 _LEAST_SHARE = 0.05
@@ -23,19 +23,17 @@ Telling = Callable[["_Why", Item], str]
 class _Why:
     """What sentences are made from, computed once a list."""
 
-    def __init__(self, catalogue: Catalogue, history: Sequence[Interaction], features: Mapping[str, float]) -> None:
-        self.catalogue = catalogue
+    def __init__(self, view: IndexView, history: Sequence[Interaction], features: Mapping[str, float]) -> None:
+        self.view = view
         self.features = features
-        index = catalogue.index.view()
         recent = list(dict.fromkeys(interaction.item_id for interaction in reversed(history)))[:20]
-        self.touched = [item for item in map(index.item, recent) if item is not None]
-        rows = index.rows_of([item.item_id for item in self.touched])
-        self.touched_texts: FloatArray = index.vectors(rows)[:, SEMANTIC] if len(rows) else np.zeros((0, 1), np.float32)
+        self.touched = [item for item in map(view.item, recent) if item is not None]
+        rows = view.rows_of([item.item_id for item in self.touched])
+        self.touched_texts: FloatArray = view.vectors(rows)[:, SEMANTIC] if len(rows) else np.zeros((0, 1), np.float32)
 
     def nearest(self, item: Item) -> str:
         """Returns the title of the item in the history whose text is nearest."""
-        index = self.catalogue.index.view()
-        vector = index.vectors(index.rows_of([item.item_id]))[0, SEMANTIC]
+        vector = self.view.vectors(self.view.rows_of([item.item_id]))[0, SEMANTIC]
         return self.touched[int(np.argmax(self.touched_texts @ vector))].title
 
     def shared(self, item: Item) -> str:
@@ -49,14 +47,19 @@ class _Why:
 
 
 def explain(
-    catalogue: Catalogue, history: Sequence[Interaction], features: Mapping[str, float], candidates: Candidates, order: Sequence[int]
+    view: IndexView,
+    weights: FusionWeights,
+    history: Sequence[Interaction],
+    features: Mapping[str, float],
+    candidates: Candidates,
+    order: Sequence[int],
 ) -> list[tuple[Reason, ...]]:
     """Returns the strongest reasons of each candidate in `order`, at most three, largest contribution first."""
-    parts = reason_matrix(candidates.features[list(order)], catalogue.weights)
-    why = _Why(catalogue, history, features)
+    parts = reason_matrix(candidates.features[list(order)], weights)
+    why = _Why(view, history, features)
     told = []
     for place, shares in zip(order, parts.tolist(), strict=True):
-        item = catalogue.index.item(candidates.item_ids[place])
+        item = view.item(candidates.item_ids[place])
         total = sum(share for share in shares if share > 0)
         ranked = sorted(zip(shares, SOURCES, strict=True), key=lambda pair: -pair[0])
         told.append(

@@ -24,6 +24,7 @@ from server.inference import Ranker
 from server.retrieval.context import request_features
 from server.retrieval.fusion import retrieval_score
 from server.retrieval.vectors import SEMANTIC, UserVector
+from server.retrieval.view import IndexView
 from server.service.candidates import Candidates, content_candidates, eligible_mask, gather, similar_candidates
 from server.service.catalogue import Catalogue, Catalogues
 from server.service.explanation import explain
@@ -74,6 +75,7 @@ class Moment:
     """Everything that one request sees, at one moment: no step looks at anything newer than another did."""
 
     catalogue: Catalogue
+    view: IndexView
     known: KnownUser
     history: tuple[Interaction, ...]
     features: Mapping[str, float]
@@ -108,11 +110,11 @@ class Recommendation:
 
     def item(self, item_id: ItemId) -> Item | None:
         """Returns an item of the list."""
-        return self.moment.catalogue.index.item(item_id)
+        return self.moment.view.item(item_id)
 
     def content(self, content_type: str) -> list[tuple[Item, float]]:
         """Returns the tenant's content blocks of a type, each with how well it fits the user."""
-        return content_candidates(self.moment.catalogue, self.moment.user, content_type)
+        return content_candidates(self.moment.catalogue, self.moment.view, self.moment.user, content_type)
 
 
 class Recommendations:
@@ -134,17 +136,18 @@ class Recommendations:
         """
         ladder = Ladder()
         catalogue = await self._catalogues.get(tenant_id)
+        view = catalogue.index.view()
         with _step("filter"):
-            eligible = eligible_mask(catalogue, query.filter)
+            eligible = eligible_mask(view, query.filter)
         with _step("user"):
-            moment = await self._moment(catalogue, query, ladder, deadline=deadline)
+            moment = await self._moment(catalogue, view, query, ladder, deadline=deadline)
 
         async def compute() -> RankedList:
             return await self._ranked(moment, query, eligible, Ladder(ladder.rung, ladder.reason), deadline=deadline)
 
         key = _list_key(moment, query) if ladder.rung is Rung.FULL else ""
         ranked, level = await self._lists.get_or_compute(tenant_id, key, catalogue.best_rung, compute)
-        if level and not _still_eligible(ranked, catalogue, eligible):
+        if level and not _still_eligible(ranked, view, eligible):
             ranked, level = await compute(), ""
         return self._finish(tenant_id, query, moment, ranked, cache_level=level)
 
@@ -153,7 +156,9 @@ class Recommendations:
     ) -> RankedList:
         """Returns the list as it is computed, without caches: retrieve, rank, shape."""
         with _step("retrieve"):
-            candidates = gather(moment.catalogue, moment.user, moment.history, eligible, limit=query.limit, seen=query.include_seen)
+            candidates = gather(
+                moment.catalogue, moment.view, moment.user, moment.history, eligible, limit=query.limit, seen=query.include_seen
+            )
         with _step("rank"):
             scores, runtime = await self._score(moment.catalogue, candidates.features, ladder, deadline=deadline)
         with _step("shape"):
@@ -164,11 +169,12 @@ class Recommendations:
         """Returns the caller's items in order for the user; those that do not exist last, with score 0."""
         ladder = Ladder()
         catalogue = await self._catalogues.get(tenant_id)
-        moment = await self._moment(catalogue, query, ladder, deadline=deadline)
+        view = catalogue.index.view()
+        moment = await self._moment(catalogue, view, query, ladder, deadline=deadline)
         asked = list(dict.fromkeys(item_ids))
-        known = [item_id for item_id in asked if item_id in catalogue.index]
-        unknown = tuple(item_id for item_id in asked if item_id not in catalogue.index)
-        candidates = Candidates.of(catalogue, moment.user, moment.history, catalogue.index.rows_of(known))
+        known = [item_id for item_id in asked if item_id in view]
+        unknown = tuple(item_id for item_id in asked if item_id not in view)
+        candidates = Candidates.of(catalogue, view, moment.user, moment.history, view.rows_of(known))
         scores, runtime = await self._score(catalogue, candidates.features, ladder, deadline=deadline)
         items = (*_best(moment, candidates, scores, query, limit=len(known)), *(ScoredItem(item_id, 0.0) for item_id in unknown))
         return self._finish(tenant_id, query, moment, RankedList(items, runtime, candidates.item_ids, ladder), unknown=unknown)
@@ -182,10 +188,11 @@ class Recommendations:
             NotFoundError: The item does not exist.
         """
         catalogue = await self._catalogues.get(tenant_id)
-        if item_id not in catalogue.index:
+        view = catalogue.index.view()
+        if item_id not in view:
             raise NotFoundError(f"items/{item_id}")
-        eligible = eligible_mask(catalogue, where)
-        candidates, scores = similar_candidates(catalogue, item_id, eligible, limit=max_results or DEFAULT_RESULTS)
+        eligible = eligible_mask(view, where)
+        candidates, scores = similar_candidates(catalogue, view, item_id, eligible, limit=max_results or DEFAULT_RESULTS)
         order = _order(candidates.item_ids, scores)[: max_results or DEFAULT_RESULTS]
         return tuple(ScoredItem(candidates.item_ids[place], float(scores[place])) for place in order), catalogue.bundle_id
 
@@ -197,9 +204,9 @@ class Recommendations:
         """
         catalogue = await self._catalogues.get(tenant_id)
         known = await self._users.known(tenant_id, user_id, token=token, deadline=deadline)
-        return _moment_of(catalogue, known, known.profile.history, {})
+        return _moment_of(catalogue, catalogue.index.view(), known, known.profile.history, {})
 
-    async def _moment(self, catalogue: Catalogue, query: RecommendQuery, ladder: Ladder, *, deadline: float) -> Moment:
+    async def _moment(self, catalogue: Catalogue, view: IndexView, query: RecommendQuery, ladder: Ladder, *, deadline: float) -> Moment:
         share_s = max(0.0, (deadline - time.monotonic()) * _USER_SHARE)
         try:
             known = await asyncio.wait_for(
@@ -218,7 +225,7 @@ class Recommendations:
         if not known.consistent:
             ladder.drop(Rung.STALE_VECTOR, "the token's events could not be read in time")
         history = (*known.profile.history, *query.extra_history) if query.use_history else ()
-        return _moment_of(catalogue, known, history, query.context)
+        return _moment_of(catalogue, view, known, history, query.context)
 
     async def _score(
         self, catalogue: Catalogue, features: NDArray[np.float32], ladder: Ladder, *, deadline: float
@@ -291,15 +298,18 @@ def _step(name: str) -> Iterator[None]:
             STEP_SECONDS.labels(name).observe(time.perf_counter() - started)
 
 
-def _moment_of(catalogue: Catalogue, known: KnownUser, history: tuple[Interaction, ...], context: Mapping[str, Any]) -> Moment:
+def _moment_of(
+    catalogue: Catalogue, view: IndexView, known: KnownUser, history: tuple[Interaction, ...], context: Mapping[str, Any]
+) -> Moment:
     features = request_features(context, known.profile)
-    rows = catalogue.index.rows_of([interaction.item_id for interaction in history])
+    rows = view.rows_of([interaction.item_id for interaction in history])
     texts = np.zeros((len(history), SEMANTIC.stop - SEMANTIC.start), np.float32)
     here = rows >= 0
     if here.any():
-        texts[here] = catalogue.index.vectors(rows[here])[:, SEMANTIC]
+        texts[here] = view.vectors(rows[here])[:, SEMANTIC]
     return Moment(
         catalogue=catalogue,
+        view=view,
         known=known,
         history=history,
         features=features,
@@ -319,7 +329,7 @@ def _best(
     order = _order(candidates.item_ids, scores)[: query.limit if limit is None else limit]
     if not query.explain:
         return tuple(ScoredItem(candidates.item_ids[place], float(scores[place])) for place in order)
-    why = explain(moment.catalogue, moment.history, moment.features, candidates, order)
+    why = explain(moment.view, moment.catalogue.weights, moment.history, moment.features, candidates, order)
     return tuple(ScoredItem(candidates.item_ids[place], float(scores[place]), reasons) for place, reasons in zip(order, why, strict=True))
 
 
@@ -330,7 +340,7 @@ def _list_key(moment: Moment, query: RecommendQuery) -> str:
     return list_key(query.user_id, moment.known.profile.version, moment.catalogue.bundle_id, asked)
 
 
-def _still_eligible(ranked: RankedList, catalogue: Catalogue, eligible: NDArray[np.bool_]) -> bool:
+def _still_eligible(ranked: RankedList, view: IndexView, eligible: NDArray[np.bool_]) -> bool:
     """Returns whether every item of a kept list may still be shown: none was deleted, booked out or changed past the filter."""
-    rows = catalogue.index.rows_of([scored.item_id for scored in ranked.items])
-    return bool((rows >= 0).all()) and bool((rows < len(eligible)).all()) and bool(eligible[rows].all())
+    rows = view.rows_of([scored.item_id for scored in ranked.items])
+    return bool((rows >= 0).all()) and bool(eligible[rows].all())
