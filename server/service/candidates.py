@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain import Interaction, Item, ItemId
+from server.domain.ranking import RANKER_FEATURES, VIEW_DIMENSIONS, VIEWS
 from server.retrieval.filters import Filter, compile_filter
-from server.retrieval.fusion import feature_matrix, retrieval_score
+from server.retrieval.fusion import feature_matrix
 from server.retrieval.sources import SparseScores
-from server.retrieval.vectors import SEMANTIC, UserVector
+from server.retrieval.vectors import UserVector
 from server.retrieval.view import IndexView
 from server.service.catalogue import Catalogue
 
@@ -130,12 +131,18 @@ def gather(
 def similar_candidates(
     catalogue: Catalogue, view: IndexView, item_id: ItemId, eligible: BoolArray, *, limit: int
 ) -> tuple[Candidates, FloatArray]:
-    """Returns what resembles an item, and its scores, (C,): the fusion of a user who did nothing but touch it."""
+    """Returns what resembles an item, and how much, (C,): the sum of the views' products with the item's own vector, and of the cosine.
+
+    Each term is at most 1, so text, taste, plain facts and shared users count alike. What merely follows the item is not like it, so
+    transitions do not count.
+    """
+    vector = view.vectors(view.rows_of([item_id]))[0]
+    views = vector.reshape(len(VIEWS), VIEW_DIMENSIONS)
+    likeness = UserVector(views, np.ones(len(VIEWS), np.float32), history_length=1)
     touched = (Interaction(item_id, "click", datetime.now(UTC)),)
-    texts = view.vectors(view.rows_of([item_id]))[:, SEMANTIC]
-    user = catalogue.space.user_vector(touched, texts)
-    candidates = gather(catalogue, view, user, touched, eligible, limit=limit, seen=False)
-    return candidates, retrieval_score(candidates.features, catalogue.weights)
+    candidates = gather(catalogue, view, likeness, touched, eligible, limit=limit, seen=False)
+    columns = [RANKER_FEATURES.index(name) for name in (*VIEWS, "cosine")]
+    return candidates, candidates.features[:, columns].sum(axis=1)
 
 
 def content_candidates(catalogue: Catalogue, view: IndexView, user: UserVector, content_type: str) -> list[tuple[Item, float]]:
