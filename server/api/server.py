@@ -20,6 +20,9 @@ from server.errors import InvalidArgumentError
 from server.interceptors.call import Call, CallError, Dispatcher
 from server.interceptors.status import status_of
 
+_FORWARDED = "x-forwarded-for"
+"""Sent by a proxy on this machine, which speaks for callers that are not on it."""
+
 _LOOPBACK = ("ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]", "unix:")
 
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
@@ -55,12 +58,13 @@ def _answer(name: str, dispatcher: Dispatcher, default_timeout_s: float) -> Answ
 
     async def answer(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         remaining: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         call = Call(
             method=name,
             door="grpc",
-            metadata={key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)},
+            metadata=metadata,
             deadline=time.monotonic() + (default_timeout_s if remaining is None else remaining),
-            loopback=context.peer().startswith(_LOOPBACK),
+            loopback=context.peer().startswith(_LOOPBACK) and _FORWARDED not in metadata,
         )
         try:
             reply = await dispatcher.unary(call, _parsed(message_class, body))

