@@ -191,9 +191,9 @@ def hash_features(features: Mapping[str, float]) -> FloatArray:
     Source: K. Weinberger et al., Feature Hashing for Large Scale Multitask Learning, ICML 2009.
     """
     vector = np.zeros(VIEW_DIMENSIONS, np.float32)
-    for name, weight in features.items():
+    for name in sorted(features):  # names that share a bucket are added in one order: equal features, equal bits
         place, sign = _bucket(name)
-        vector[place] += sign * weight
+        vector[place] += sign * features[name]
     return _unit(vector)
 
 
