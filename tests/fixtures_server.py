@@ -74,8 +74,13 @@ def encoder() -> BuiltEncoder:
 @pytest.fixture(scope="session")
 async def shop(database: Database, encoder: BuiltEncoder) -> Demo:
     """The tenant `shop`: the demo world in small, with text vectors and a live bundle."""
-    items, couples = couples_with_journeys(COUPLES, 3, datetime.now(UTC), vendors_a_city=2)
-    users_and_events = list(couples)
+    return await fill_shop(database, encoder, couples=COUPLES, vendors_a_city=2)
+
+
+async def fill_shop(database: Database, encoder: BuiltEncoder, *, couples: int, vendors_a_city: int) -> Demo:
+    """Makes the tenant `shop` in a database that has none."""
+    items, journeys = couples_with_journeys(couples, 3, datetime.now(UTC), vendors_a_city=vendors_a_city)
+    users_and_events = list(journeys)
     demo = Demo(items, [user for user, _ in users_and_events], [event for _, events in users_and_events for event in events])
     async with database.system() as connection:
         await ensure_tenant(connection, SHOP)
