@@ -6,6 +6,7 @@ answered, an acknowledged event is in the stream.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -71,6 +72,7 @@ from server.telemetry import configure_telemetry
 from server.worker import decision_worker, event_worker
 
 _STREAM_TIMEOUT_S = 5.0
+_HEALTH_S = 1.0
 _CACHE_TIMEOUT_S = 0.05
 _L1_BYTES = 128 * 1024 * 1024
 
@@ -168,10 +170,12 @@ class _Health:
         if self.stopping:
             return ["stopping"]
         try:
-            async with self._database.system(timeout_s=1.0) as connection:
+            async with asyncio.timeout(_HEALTH_S), self._database.system(timeout_s=_HEALTH_S) as connection:
                 await connection.execute("SELECT 1")
         except AisleError as error:
             return [error.message]
+        except TimeoutError:
+            return ["database: does not answer"]
         return []
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from aisle.v1 import event_service_pb2 as pb
-from server.api.wellknown import check_finite, to_datetime, to_timestamp, user_id_of
+from server.api.wellknown import check_finite, to_datetime, to_timestamp, token_of, user_id_of
 from server.domain import Event, EventId, ItemId, UserId
 from server.errors import InvalidFieldError
 from server.interceptors.call import Call
@@ -128,5 +128,7 @@ class EventServicer:
     async def GetBehaviorPatterns(self, call: Call, request: pb.GetBehaviorPatternsRequest) -> pb.BehaviorPatterns:  # noqa: N802
         """Returns what a user's history amounts to."""
         user_id = user_id_of(request.user)
-        behavior = await self._events.behavior(call.tenant_id, user_id, token=request.consistency_token, deadline=call.deadline)
+        behavior = await self._events.behavior(
+            call.tenant_id, user_id, token=token_of(call, request.consistency_token), deadline=call.deadline
+        )
         return behavior_to_proto(user_id, behavior)

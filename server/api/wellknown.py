@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.domain import ItemId, UserId
 from server.errors import InvalidFieldError
+from server.interceptors.call import Call
 
 _EXACT_INTEGERS = 2.0**53
 
@@ -26,6 +27,11 @@ def user_id_of(name: str) -> UserId:
 def item_id_of(name: str) -> ItemId:
     """Returns ID of a checked `items/ID`."""
     return ItemId(name.removeprefix("items/"))
+
+
+def token_of(call: Call, sent: str) -> str:
+    """Returns the consistency token of the request, or else that of the metadata."""
+    return sent or call.metadata.get("x-aisle-consistency-token", "")
 
 
 def to_datetime(stamp: Timestamp, field: str) -> datetime:

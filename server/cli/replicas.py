@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from server.errors import FailedPreconditionError
 from server.telemetry import logger
 
+_PR_SET_PDEATHSIG = 1
 _PAUSE_S = 0.2
 _RESTART_PAUSE_S = 1.0
 _log = logger(__name__)
@@ -42,10 +44,19 @@ def run_replicas(count: int, addresses: Sequence[str]) -> int:
         time.sleep(_PAUSE_S)
     for child in children:
         child.send_signal(signal.SIGTERM)
-    return max(abs(child.wait()) for child in children)
+    # A child that had not come to serve yet is ended by the signal itself; it had accepted nothing.
+    return max(0 if code == -signal.SIGTERM else abs(code) for code in [child.wait() for child in children])
+
+
+def end_with(parent: int) -> None:
+    """Has this process told to stop when the one that started it dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)  # it died before
 
 
 def _start(place: int) -> subprocess.Popen[bytes]:
     # The same name after a restart lets the worker resume its own unfinished stream entries at once.
     name = f"{os.environ.get('AISLE_WORKER_NAME') or os.uname().nodename}-{place}"
-    return subprocess.Popen([sys.executable, "-m", "server", "serve", "--replica"], env={**os.environ, "AISLE_WORKER_NAME": name})
+    command = [sys.executable, "-m", "server", "serve", "--replica-of", str(os.getpid())]
+    return subprocess.Popen(command, env={**os.environ, "AISLE_WORKER_NAME": name})

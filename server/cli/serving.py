@@ -13,7 +13,7 @@ import click
 from server.app import Endpoints, Serving, serving
 from server.cli.demo_tenant import ensure_demo, ensure_local_key
 from server.cli.models import build_with_progress
-from server.cli.replicas import run_replicas
+from server.cli.replicas import end_with, run_replicas
 from server.domain import TenantId
 from server.embedded import running_parts
 from server.errors import FailedPreconditionError
@@ -55,11 +55,13 @@ def up(demo: bool) -> None:
 
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the doors' ports.")
-@click.option("--replica", is_flag=True, hidden=True, help="One of several processes of this machine.")
-def serve(workers: int, replica: bool) -> None:
+@click.option("--replica-of", type=int, default=0, hidden=True, help="One of several processes of this machine, of this parent.")
+def serve(workers: int, replica_of: int) -> None:
     """Serves with the parts that AISLE_DATABASE_URL, AISLE_REDIS_URL and AISLE_TRITON_URL name. Run `aisle migrate` first."""
     settings = Settings()
     configure_logging(settings.log_level)
+    if replica_of:
+        end_with(replica_of)
     for name in ("database_url", "redis_url"):
         if not getattr(settings, name):
             raise FailedPreconditionError(f"AISLE_{name.upper()} is not set; set it, or run `aisle up` for embedded parts")
@@ -67,7 +69,7 @@ def serve(workers: int, replica: bool) -> None:
         sys.exit(run_replicas(workers, [settings.grpc_address, settings.http_address]))
     encoder = build_with_progress(None, settings.cache_dir)
     endpoints = Endpoints(settings.database_url, settings.redis_url, settings.triton_url)
-    _run(lambda stop: _serve(settings, endpoints, encoder, stop, reuse_port=replica))
+    _run(lambda stop: _serve(settings, endpoints, encoder, stop, reuse_port=bool(replica_of)))
 
 
 def _run(work: Callable[[_Stop], Coroutine[Any, Any, None]]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 from google.protobuf.message import Message
 
 from server.domain import TenantId
@@ -30,6 +31,8 @@ METHOD_SCOPES = {"/aisle.v1.PersonalizationService/GeneratePersonalization": "re
 
 _FRESH_S = 30.0
 _KEPT_S = 600.0
+_LOOKUP_S = 1.0
+_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +44,36 @@ class Principal:
     """`admin` stands for all."""
 
 
-class Auth:
-    """Keys are looked up at most every 30 s; while the database is down, a key seen in the last ten minutes still opens."""
+@dataclass(slots=True)
+class _Known:
+    """What a look-up found, when, and from when on it is asked again."""
 
-    def __init__(self, lookup: Callable[[str], Awaitable[Principal | None]], *, local: Principal | None) -> None:
+    principal: Principal
+    found_s: float
+    ask_s: float
+
+
+class Auth:
+    """Keys are looked up at most every 30 s; while the database is down or hangs, a key seen in the last ten minutes still opens."""
+
+    def __init__(
+        self,
+        lookup: Callable[[str], Awaitable[Principal | None]],
+        *,
+        local: Principal | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Stores its arguments.
 
         Args:
             lookup: Key -> principal; None for a key that nobody issued, or that expired or was revoked.
             local: Who a call without a key from this machine is. None: such calls are refused.
+            clock: Seconds that only grow.
         """
         self._lookup = lookup
         self._local = local
-        self._known: TTLCache[bytes, tuple[float, Principal]] = TTLCache(maxsize=10_000, ttl=_KEPT_S)
+        self._clock = clock
+        self._known: LRUCache[bytes, _Known] = LRUCache(maxsize=10_000)
 
     async def __call__(self, call: Call, request: Message, handler: Handler) -> Message:
         """Fills the call's tenant and scopes.
@@ -86,17 +106,19 @@ class Auth:
 
     async def _resolve(self, key: str) -> Principal:
         digest = hashlib.sha256(key.encode()).digest()  # the key itself is not kept
-        known = self._known.get(digest)
-        if known is not None and time.monotonic() - known[0] < _FRESH_S:
-            return known[1]
+        known, now = self._known.get(digest), self._clock()
+        if known is not None and now < known.ask_s:
+            return known.principal
         try:
-            principal = await self._lookup(key)
-        except UnavailableError:
-            if known is None:
+            async with asyncio.timeout(_LOOKUP_S if known else None):
+                principal = await self._lookup(key)
+        except (UnavailableError, TimeoutError):
+            if known is None or now >= known.found_s + _KEPT_S:
                 raise
-            return known[1]
+            known.ask_s = now + _PAUSE_S  # the outage is not paid for with every call
+            return known.principal
         if principal is None:
             self._known.pop(digest, None)
             raise UnauthenticatedError("this key is unknown, expired or revoked; create one with `aisle keys create`")
-        self._known[digest] = (time.monotonic(), principal)
+        self._known[digest] = _Known(principal, now, now + _FRESH_S)
         return principal

@@ -63,8 +63,11 @@ def unimplemented(method: str) -> Status:
 async def convert_errors(call: Call, request: Message, handler: Handler) -> Message:
     """Keeps the deadline and raises only `CallError`. A fault of ours is logged with its trace; callers see its request id alone."""
     request_id = call.metadata.get("x-request-id", "")
+    left_s = call.deadline - time.monotonic()
     try:
-        async with asyncio.timeout(call.deadline - time.monotonic()):
+        if left_s <= 0:
+            raise errors.DeadlineExceededError("the deadline had passed when the call came; allow it more time")  # noqa: TRY301  # one exit
+        async with asyncio.timeout(left_s):
             return await handler(call, request)
     except CallError:
         raise

@@ -77,6 +77,11 @@ class Catalogue:
         """The rung that this tenant's lists have when all is well."""
         return Rung.FULL if self.bundle else Rung.NO_RANKER
 
+    @property
+    def knows_popular(self) -> bool:
+        """Whether anything is known of what people choose."""
+        return bool(self.popularity) or bool(self.trending.top(1))
+
     def take_in(self, stored: Sequence[StoredItem], text_model: str) -> None:
         """Brings index and sources up to these changes."""
         gone = [one.item.item_id for one in stored if one.deleted]
@@ -148,12 +153,19 @@ class Catalogues:
         return await asyncio.shield(task)  # a caller that gives up must not stop the load for the others
 
     async def refresh(self, tenant_id: TenantId, *, deadline: float) -> None:
-        """Takes in changed items; texts are encoded as far as the deadline allows, the rest in the background."""
+        """Takes in changed items; texts are encoded as far as the deadline allows, the rest in the background.
+
+        Never fails: what is written is written, and what cannot be taken in now comes with the next notice.
+        """
         catalogue = self._loaded.get(tenant_id)
         if catalogue is None:
             return
-        async with self._lock(tenant_id):
-            changed = await self._take_changes(catalogue)
+        try:
+            async with self._lock(tenant_id):
+                changed = await self._take_changes(catalogue)
+        except AisleError as error:
+            _log.warning("changes wait", tenant=tenant_id, reason=error.message)
+            return
         fresh = [one for one in changed if not one.deleted and one.text_vector_model != self._encoder.version]
         if not fresh:
             return
@@ -167,7 +179,11 @@ class Catalogues:
             self._background(self._encode_missing(catalogue))
 
     def on_notice(self, payload: str) -> None:
-        """Hears that something changed: `tenant:kind`."""
+        """Hears that something changed: `tenant:kind`. Empty: notices were missed, so everything is looked at."""
+        if not payload:
+            for loaded in self._loaded:
+                self._background(self._catch_up(loaded))
+            return
         tenant, _, kind = payload.partition(":")
         tenant_id = TenantId(tenant)
         if tenant_id not in self._loaded:
@@ -196,6 +212,11 @@ class Catalogues:
         task = asyncio.create_task(_logged(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _catch_up(self, tenant_id: TenantId) -> None:
+        await self.refresh(tenant_id, deadline=time.monotonic() + 30)
+        await self._reload(tenant_id)
+        await self._encode_missing(self._loaded[tenant_id])
 
     async def _reload(self, tenant_id: TenantId) -> None:
         """Builds the catalogue anew beside the old one, then swaps: no request waits."""

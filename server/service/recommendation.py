@@ -217,8 +217,10 @@ class Recommendations:
         except (AisleError, TimeoutError) as error:
             why = error.message if isinstance(error, AisleError) else "the profile took too long"
             stale = self._users.last_known(catalogue.tenant_id, query.user_id)
-            if stale is None:
+            if stale is None and catalogue.knows_popular:
                 ladder.drop(Rung.SEGMENT_POPULAR, f"no profile: {why}")
+            elif stale is None:
+                ladder.drop(Rung.STATIC, f"no profile, and nobody chose anything yet: {why}")
             else:
                 ladder.drop(Rung.STALE_VECTOR, f"an older profile: {why}")
             known = KnownUser(stale or Profile(user_id=query.user_id), consistent=not query.token)

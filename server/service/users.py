@@ -24,6 +24,9 @@ PROFILES = "profile"
 READ_YOUR_WRITES_S = 0.1
 """How long a request waits for the events that its token names; past it the reply says that it did not see them."""
 
+_READ_S = 5.0
+"""How long one reading of a profile may take, in seconds. Callers wait as long as their deadlines allow."""
+
 _REMEMBERED = 20_000
 _log = logger(__name__)
 
@@ -53,14 +56,14 @@ class Users:
             UnavailableError: The profile is not cached and the database is down.
         """
         if not token:
-            return KnownUser(await self._cached(tenant_id, user_id, deadline=deadline))
+            return KnownUser(await self._cached(tenant_id, user_id))
         entries = parse_consistency_token(token, tenant_id)
         try:
             async with asyncio.timeout(min(READ_YOUR_WRITES_S, max(0.0, deadline - time.monotonic()))):
                 return KnownUser(await self._with_events(tenant_id, user_id, entries, deadline=deadline))
         except (TimeoutError, UnavailableError) as error:
             _log.warning("a token's events were not seen", tenant=tenant_id, reason=str(error) or "100 ms passed")
-            return KnownUser(await self._cached(tenant_id, user_id, deadline=deadline), consistent=False)
+            return KnownUser(await self._cached(tenant_id, user_id), consistent=False)
 
     def last_known(self, tenant_id: TenantId, user_id: UserId) -> Profile | None:
         """Returns the profile that this process read last, however old, or None."""
@@ -83,12 +86,13 @@ class Users:
             events = await self._events.read_entry(tenant_id, entry)
             applied = applied or events is None
             found += events or ()
-        profile = await (self._read if applied else self._cached)(tenant_id, user_id, deadline=deadline)
+        profile = await (self._read(tenant_id, user_id, deadline=deadline) if applied else self._cached(tenant_id, user_id))
         return overlay(profile, found)
 
-    async def _cached(self, tenant_id: TenantId, user_id: UserId, *, deadline: float) -> Profile:
+    async def _cached(self, tenant_id: TenantId, user_id: UserId) -> Profile:
         async def compute() -> bytes:
-            return encode_profile(await self._read(tenant_id, user_id, deadline=deadline))
+            # Others wait for the same reading: the first caller's haste is not theirs.
+            return encode_profile(await self._read(tenant_id, user_id, deadline=time.monotonic() + _READ_S))
 
         content = (await self._cache.get_or_compute(PROFILES, tenant_id, user_id, USER_VECTOR_TTL_S, compute)).value
         remembered = self._decoded.get((tenant_id, user_id))
@@ -99,6 +103,10 @@ class Users:
         return profile
 
     async def _read(self, tenant_id: TenantId, user_id: UserId, *, deadline: float) -> Profile:
-        async with self._database.tenant(tenant_id, timeout_s=max(0.0, deadline - time.monotonic())) as connection:
-            profile = await store.get_profile(connection, tenant_id, user_id)
+        left_s = max(0.0, deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(left_s), self._database.tenant(tenant_id, timeout_s=left_s) as connection:
+                profile = await store.get_profile(connection, tenant_id, user_id)
+        except TimeoutError as error:
+            raise UnavailableError("database", "did not answer in time; retry") from error
         return profile or Profile(user_id=user_id)

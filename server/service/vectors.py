@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +51,9 @@ class _Loaded:
     """A collection in memory."""
 
     index: ItemIndex
+    create_time: datetime
+    """Of the collection: one that was deleted and made again is another."""
     revision: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def parse_vector(content: bytes, name: str) -> NDArray[np.float32]:
@@ -74,6 +77,7 @@ class Vectors:
         self._database = database
         self._encoder = encoder
         self._loaded: dict[tuple[TenantId, str], _Loaded] = {}
+        self._locks: WeakValueDictionary[tuple[TenantId, str], asyncio.Lock] = WeakValueDictionary()
         self._changed: set[tuple[TenantId, str]] = set()
 
     async def upsert(self, tenant_id: TenantId, collection_id: str, vectors: Sequence[GivenVector], *, deadline: float) -> int:
@@ -151,37 +155,50 @@ class Vectors:
         self._loaded.pop((tenant_id, collection_id), None)
 
     def on_notice(self, payload: str) -> None:
-        """Hears that something changed: `tenant:collections`. The next search of that tenant looks for changes."""
+        """Hears that something changed: `tenant:collections`, or anything, if empty. The next search looks for changes."""
         tenant, _, kind = payload.partition(":")
-        if kind == "collections":
+        if not payload:
+            self._changed.update(self._loaded)
+        elif kind == "collections":
             self._changed.update(key for key in self._loaded if key[0] == tenant)
 
     async def _get(self, tenant_id: TenantId, collection_id: str) -> _Loaded:
         key = (tenant_id, collection_id)
-        if key not in self._loaded or key in self._changed:
-            self._changed.discard(key)
-            await self._refresh(tenant_id, collection_id)
-        return self._loaded[key]
-
-    async def _refresh(self, tenant_id: TenantId, collection_id: str) -> None:
-        """Brings the collection in memory up to the store, loading it if need be; forgets one that was deleted."""
-        key = (tenant_id, collection_id)
-        try:
-            async with self._database.tenant(tenant_id) as connection:
-                collection = await store.get_collection(connection, collection_id)
-        except NotFoundError:
-            self._loaded.pop(key, None)
-            raise
         loaded = self._loaded.get(key)
-        if loaded is None or loaded.index.dimension != collection.dimensions:
-            loaded = self._loaded[key] = _Loaded(ItemIndex(collection.dimensions))
-        async with loaded.lock:
-            while True:
+        return await self._refresh(tenant_id, collection_id) if loaded is None or key in self._changed else loaded
+
+    async def _refresh(self, tenant_id: TenantId, collection_id: str) -> _Loaded:
+        """Brings the collection in memory up to the store, loading it if need be; forgets one that was deleted.
+
+        Nobody sees a collection that is half loaded, nor takes one for whole whose changes could not be read.
+        """
+        key = (tenant_id, collection_id)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            self._changed.discard(key)
+            try:
                 async with self._database.tenant(tenant_id) as connection:
-                    page = await store.changed_vectors(connection, collection_id, loaded.revision, _PAGE)
-                _take_in(loaded, page)
-                if len(page) < _PAGE:
-                    return
+                    collection = await store.get_collection(connection, collection_id)
+                loaded = self._loaded.get(key)
+                if loaded is None or loaded.create_time != collection.create_time:
+                    loaded = _Loaded(ItemIndex(collection.dimensions), collection.create_time)
+                await self._take_changes(tenant_id, collection_id, loaded)
+            except NotFoundError:
+                self._loaded.pop(key, None)
+                raise
+            except BaseException:
+                if key in self._loaded:
+                    self._changed.add(key)
+                raise
+            self._loaded[key] = loaded
+            return loaded
+
+    async def _take_changes(self, tenant_id: TenantId, collection_id: str, loaded: _Loaded) -> None:
+        while True:
+            async with self._database.tenant(tenant_id) as connection:
+                page = await store.changed_vectors(connection, collection_id, loaded.revision, _PAGE)
+            _take_in(loaded, page)
+            if len(page) < _PAGE:
+                return
 
 
 def _take_in(loaded: _Loaded, page: Sequence[StoredVector]) -> None:
