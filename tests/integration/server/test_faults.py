@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import signal
 import uuid
@@ -34,7 +35,7 @@ from tests.eventually import eventually
 from tests.fixtures_server import SHOP, Door, fill_shop, new_key, server_settings
 
 KNOWN = tuple(f"users/couple-{number:06}" for number in range(4))
-FOLDER = "faults"
+FOLDER = "fragile-parts"
 DEADLINE_S = 5.0
 
 
@@ -85,9 +86,10 @@ async def recommend(door: Door, user: str, **fields: object) -> pb.RecommendItem
 def servers(program: str) -> list[psutil.Process]:
     """Returns this module's server of that name with all its children, itself first."""
     for process in psutil.Process().children(recursive=True):
-        parent = process.parent()
-        if process.name() == program and parent is not None and any(f"/{FOLDER}" in word for word in parent.cmdline()):
-            return [process, *process.children(recursive=True)]
+        with contextlib.suppress(psutil.NoSuchProcess):  # others come and go meanwhile
+            parent = process.parent()
+            if process.name() == program and parent is not None and any(f"/{FOLDER}/" in word for word in parent.cmdline()):
+                return [process, *process.children(recursive=True)]
     return []
 
 
