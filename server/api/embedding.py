@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aisle.v1 import embedding_service_pb2 as pb
 from server.api.recommendation import bundle_name
-from server.api.wellknown import token_of, user_id_of
+from server.api.wellknown import user_id_of
 from server.inference import TextEncoder
 from server.interceptors.call import Call
 from server.service.recommendation import Recommendations
@@ -34,7 +34,7 @@ class EmbeddingServicer:
     async def EmbedUser(self, call: Call, request: pb.EmbedUserRequest) -> pb.EmbedUserResponse:  # noqa: N802
         """Returns a user's fused vector."""
         moment = await self._recommendations.user_vector(
-            call.tenant_id, user_id_of(request.user), token=token_of(call, request.consistency_token), deadline=call.deadline
+            call.tenant_id, user_id_of(request.user), token=request.consistency_token, deadline=call.deadline
         )
         return pb.EmbedUserResponse(
             vector=moment.user.query.astype("<f4").tobytes(),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from aisle.v1 import event_service_pb2 as pb
-from server.api.wellknown import check_finite, to_datetime, to_timestamp, token_of, user_id_of
+from server.api.wellknown import check_json, to_datetime, to_timestamp, user_id_of
 from server.domain import Event, EventId, ItemId, UserId
 from server.errors import InvalidFieldError
 from server.interceptors.call import Call
@@ -56,12 +56,12 @@ def event_from_proto(message: pb.Event, now: datetime) -> Event:
         raise InvalidFieldError("event_type", "must be lower-case letters, digits and underscores, at most 64, such as `click`")
     if message.event_id and not _EVENT_ID.fullmatch(message.event_id):
         raise InvalidFieldError("event_id", "must have at most 128 characters and no control character")
-    if len(message.session_id) > 128:
-        raise InvalidFieldError("session_id", "must have at most 128 characters")
+    if message.session_id and not _EVENT_ID.fullmatch(message.session_id):
+        raise InvalidFieldError("session_id", "must have at most 128 characters and no control character")
     value = message.value if message.HasField("value") else 1.0
     if not math.isfinite(value):
         raise InvalidFieldError("value", "must be a finite number")
-    properties = check_finite(message.properties, "properties")
+    properties = check_json(message.properties, "properties")
     if properties and len(orjson.dumps(properties)) > _PROPERTIES_BYTES:
         raise InvalidFieldError("properties", "must be at most 16 KiB as JSON")
     return Event(
@@ -128,7 +128,5 @@ class EventServicer:
     async def GetBehaviorPatterns(self, call: Call, request: pb.GetBehaviorPatternsRequest) -> pb.BehaviorPatterns:  # noqa: N802
         """Returns what a user's history amounts to."""
         user_id = user_id_of(request.user)
-        behavior = await self._events.behavior(
-            call.tenant_id, user_id, token=token_of(call, request.consistency_token), deadline=call.deadline
-        )
+        behavior = await self._events.behavior(call.tenant_id, user_id, token=request.consistency_token, deadline=call.deadline)
         return behavior_to_proto(user_id, behavior)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from google.protobuf.empty_pb2 import Empty
 
 from aisle.v1 import item_service_pb2 as pb
-from server.api.wellknown import check_finite, item_id_of, masked_fields, optional_datetime, to_struct, to_timestamp
+from server.api.wellknown import check_json, check_text, item_id_of, masked_fields, optional_datetime, to_struct, to_timestamp
 from server.domain import Item, ItemId
 from server.errors import InvalidFieldError
 from server.interceptors.call import Call
@@ -53,26 +53,35 @@ def item_from_proto(message: pb.Item, item_id: ItemId) -> Item:
     """Returns the item that a caller sent.
 
     Raises:
-        InvalidFieldError: The title is missing, a time or number is out of range, or it is available for no time at all.
+        InvalidFieldError: The title is missing, a time or number is out of range, a string is no text, or it is available for no time at
+            all.
     """
     if not message.title.strip():
         raise InvalidFieldError("title", "is required; it is what people and the text encoder read")
     item = Item(
         item_id=item_id,
-        title=message.title,
-        description=message.description,
-        categories=tuple(message.categories),
-        attributes=check_finite(message.attributes, "attributes"),
+        title=check_text(message.title, "title"),
+        description=check_text(message.description, "description"),
+        categories=tuple(check_text(category, f"categories[{place}]") for place, category in enumerate(message.categories)),
+        attributes=check_json(message.attributes, "attributes"),
         content_type=message.content_type,
         price=message.price if message.HasField("price") else None,
         currency=message.currency,
-        language=message.language,
+        language=check_text(message.language, "language"),
         available_from=optional_datetime(message, "available_from"),
         available_until=optional_datetime(message, "available_until"),
     )
     if item.available_from and item.available_until and item.available_until <= item.available_from:
         raise InvalidFieldError("available_until", "must be after available_from")
     return item
+
+
+def _item_at(message: pb.Item, item_id: ItemId, place: str) -> Item:
+    """Returns the item that stands at a place of the request, which errors name."""
+    try:
+        return item_from_proto(message, item_id)
+    except InvalidFieldError as error:
+        raise InvalidFieldError(f"{place}.{error.field}", error.description) from error
 
 
 class ItemServicer:
@@ -94,7 +103,7 @@ class ItemServicer:
 
     async def CreateItem(self, call: Call, request: pb.CreateItemRequest) -> pb.Item:  # noqa: N802
         """Creates an item."""
-        item = item_from_proto(request.item, ItemId(request.item_id))
+        item = _item_at(request.item, ItemId(request.item_id), "item")
         return item_to_proto(await self._items.create(call.tenant_id, item, deadline=call.deadline))
 
     async def UpdateItem(self, call: Call, request: pb.UpdateItemRequest) -> pb.Item:  # noqa: N802
@@ -114,7 +123,7 @@ class ItemServicer:
                 if descriptor.name not in fields:
                     sent.ClearField(descriptor.name)  # type: ignore[arg-type]  # a descriptor's own name
             merged.MergeFrom(sent)
-            return replace(item_from_proto(merged, item_id), create_time=current.item.create_time)
+            return replace(_item_at(merged, item_id, "item"), create_time=current.item.create_time)
 
         stored = await self._items.update(call.tenant_id, item_id, change, etag=request.item.etag, deadline=call.deadline)
         return item_to_proto(stored)
@@ -130,9 +139,6 @@ class ItemServicer:
         for position, message in enumerate(request.items):
             if not message.name:
                 raise InvalidFieldError(f"items[{position}].name", "is required: items/ID")
-            try:
-                items.append(item_from_proto(message, item_id_of(message.name)))
-            except InvalidFieldError as error:
-                raise InvalidFieldError(f"items[{position}].{error.field}", error.description) from error
+            items.append(_item_at(message, item_id_of(message.name), f"items[{position}]"))
         counts = await self._items.upsert_many(call.tenant_id, items, deadline=call.deadline)
         return pb.BatchUpsertItemsResponse(created_count=counts.created, updated_count=counts.updated + counts.unchanged)

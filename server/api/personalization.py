@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from aisle.v1 import personalization_service_pb2 as pb
 from aisle.v1 import recommendation_service_pb2 as recommendation_pb
 from server.api.recommendation import bundle_name
-from server.api.wellknown import check_finite, masked_fields, optional_datetime, to_dict, to_struct, to_timestamp, token_of, user_id_of
+from server.api.wellknown import check_json, check_text, masked_fields, optional_datetime, to_dict, to_struct, to_timestamp, user_id_of
 from server.cache import RECOMMENDATIONS_TTL_S
 from server.domain import EventId, Interaction, ItemId, Profile, UserId
 from server.errors import InvalidFieldError
@@ -73,9 +73,9 @@ def profile_to_proto(profile: Profile) -> pb.UserProfile:
 
 def _changes(message: pb.UserProfile, fields: set[str]) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "traits": check_finite(message.traits, "profile.traits"),
-        "locale": message.locale,
-        "time_zone": message.time_zone,
+        "traits": check_json(message.traits, "profile.traits"),
+        "locale": check_text(message.locale, "profile.locale"),
+        "time_zone": check_text(message.time_zone, "profile.time_zone"),
         "event_date": optional_datetime(message, "event_date"),
         "preference_scores": dict(message.preference_scores),
     }
@@ -135,7 +135,7 @@ def _behavior(message: pb.PersonalizationContext) -> tuple[Interaction, ...]:
     return tuple(done)
 
 
-def query_from_proto(request: pb.GeneratePersonalizationRequest, token: str) -> PageQuery:
+def query_from_proto(request: pb.GeneratePersonalizationRequest) -> PageQuery:
     """Returns what the page asks for.
 
     Raises:
@@ -152,7 +152,7 @@ def query_from_proto(request: pb.GeneratePersonalizationRequest, token: str) -> 
         depth=request.options.personalization_depth or request.personalization_depth or "advanced",
         context=page_context(request.context),
         behavior=_behavior(request.context) if adapt else (),
-        token=token,
+        token=request.consistency_token,
         max_results=request.max_results,
     )
 
@@ -221,17 +221,13 @@ class PersonalizationServicer:
     ) -> pb.GeneratePersonalizationResponse:
         """Fills a page."""
         started = time.perf_counter()
-        page = await self._personalization.generate(
-            call.tenant_id, query_from_proto(request, token_of(call, request.consistency_token)), deadline=call.deadline
-        )
+        page = await self._personalization.generate(call.tenant_id, query_from_proto(request), deadline=call.deadline)
         return page_to_proto(page, elapsed_s=time.perf_counter() - started)
 
     async def GetUserProfile(self, call: Call, request: pb.GetUserProfileRequest) -> pb.UserProfile:  # noqa: N802
         """Returns a profile."""
         user_id = _user_of(request.name, request.user_id)
-        return profile_to_proto(
-            await self._profiles.get(call.tenant_id, user_id, token=token_of(call, request.consistency_token), deadline=call.deadline)
-        )
+        return profile_to_proto(await self._profiles.get(call.tenant_id, user_id, token=request.consistency_token, deadline=call.deadline))
 
     async def UpdateUserProfile(self, call: Call, request: pb.UpdateUserProfileRequest) -> pb.UserProfile:  # noqa: N802
         """Changes a profile's masked fields."""

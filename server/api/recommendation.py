@@ -6,7 +6,7 @@ from datetime import UTC
 from typing import Any
 
 from aisle.v1 import recommendation_service_pb2 as pb
-from server.api.wellknown import item_id_of, to_datetime, to_timestamp, token_of, user_id_of
+from server.api.wellknown import item_id_of, to_datetime, to_timestamp, user_id_of
 from server.domain import Decision, DecisionId, ScoredItem
 from server.interceptors.call import Call
 from server.service.decisions import Decisions
@@ -73,7 +73,7 @@ class RecommendationServicer:
             context=context_from_proto(request.context),
             filter=request.filter,
             include_seen=request.include_seen,
-            token=token_of(call, request.consistency_token),
+            token=request.consistency_token,
             explain=request.explain,
         )
         answer = await self._recommendations.recommend(call.tenant_id, query, deadline=call.deadline)
@@ -93,7 +93,7 @@ class RecommendationServicer:
         query = RecommendQuery(
             user_id=user_id_of(request.user),
             context=context_from_proto(request.context),
-            token=token_of(call, request.consistency_token),
+            token=request.consistency_token,
             explain=request.explain,
             method="RankItems",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 
 from aisle.v1 import vector_service_pb2 as pb
-from server.api.wellknown import check_finite
+from server.api.wellknown import check_json
 from server.errors import InvalidFieldError
 from server.interceptors.call import Call
 from server.service.vectors import GivenVector, Vectors, parse_vector
@@ -29,7 +29,7 @@ class VectorServicer:
             if given and len(vector) != len(given[0].vector):
                 text = f"has {len(vector)} floats, the first one {len(given[0].vector)}; a collection has one dimension"
                 raise InvalidFieldError(f"vectors[{position}].vector", text)
-            given.append(GivenVector(message.id, vector, check_finite(message.attributes, f"vectors[{position}].attributes")))
+            given.append(GivenVector(message.id, vector, check_json(message.attributes, f"vectors[{position}].attributes")))
         count = await self._vectors.upsert(call.tenant_id, _collection_id(request.collection), given, deadline=call.deadline)
         return pb.UpsertVectorsResponse(upserted_count=count)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.domain import ItemId, UserId
 from server.errors import InvalidFieldError
-from server.interceptors.call import Call
 
 _EXACT_INTEGERS = 2.0**53
 
@@ -27,11 +26,6 @@ def user_id_of(name: str) -> UserId:
 def item_id_of(name: str) -> ItemId:
     """Returns ID of a checked `items/ID`."""
     return ItemId(name.removeprefix("items/"))
-
-
-def token_of(call: Call, sent: str) -> str:
-    """Returns the consistency token of the request, or else that of the metadata."""
-    return sent or call.metadata.get("x-aisle-consistency-token", "")
 
 
 def to_datetime(stamp: Timestamp, field: str) -> datetime:
@@ -94,24 +88,41 @@ def _to_value(value: Any) -> Value:
     return Value(string_value=str(value))
 
 
-def check_finite(struct: Struct, field: str) -> dict[str, Any]:
+def check_text(text: str, field: str) -> str:
+    """Returns the text.
+
+    Raises:
+        InvalidFieldError: It holds U+0000, which the database cannot store.
+    """
+    if "\0" in text:
+        raise InvalidFieldError(field, "holds the character U+0000, which is not text; leave it out")
+    return text
+
+
+def check_json(struct: Struct, field: str) -> dict[str, Any]:
     """Returns the JSON object.
 
     Raises:
-        InvalidFieldError: A number in it is NaN or infinite, which JSON cannot hold.
+        InvalidFieldError: A number in it is NaN or infinite, which JSON cannot hold, or a string holds U+0000.
     """
     content = to_dict(struct)
-    if not _finite(content):
-        raise InvalidFieldError(field, "holds a number that is NaN or infinite; leave it out")
+    for leaf in _leaves(content):
+        if isinstance(leaf, str):
+            check_text(leaf, field)
+        elif isinstance(leaf, float) and not math.isfinite(leaf):
+            raise InvalidFieldError(field, "holds a number that is NaN or infinite; leave it out")
     return content
 
 
-def _finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
+def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
-        return all(_finite(element) for element in value.values())
-    return all(_finite(element) for element in value) if isinstance(value, list) else True
+        yield from value
+        value = value.values()
+    elif not isinstance(value, list):
+        yield value
+        return
+    for element in value:
+        yield from _leaves(element)
 
 
 def masked_fields(mask: FieldMask, resource: Message, writable: Iterable[str]) -> set[str]:

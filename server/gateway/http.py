@@ -36,6 +36,7 @@ _OWN_HEADERS = frozenset({"content-length", "content-type", "transfer-encoding",
 _REQUEST_ID_CHARS = 128
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_DROPPED_BYTES = 16 * 1024 * 1024
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -113,12 +114,15 @@ def raw_path(scope: Scope) -> str:
 async def read_body(receive: Receive, headers: dict[str, str], *, limit: int) -> bytes:
     """Returns the whole body.
 
+    Most clients look for a reply only once they have sent everything, so of a body that is too large some more is read and dropped.
+
     Raises:
         HttpError: It is larger than `limit` bytes, by its declared or its real length; 413.
         Disconnected: The client left.
     """
     declared = headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
+    patience = limit if "expect" in headers else limit + _DROPPED_BYTES  # who asks first has not sent it
+    if declared.isdecimal() and int(declared) > patience:
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
@@ -128,10 +132,14 @@ async def read_body(receive: Receive, headers: dict[str, str], *, limit: int) ->
             raise Disconnected
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
+        more = message.get("more_body", False)
         if size > limit:
-            raise _too_large(limit)
+            chunks.clear()
+            if size > patience or not more:
+                raise _too_large(limit)
+            continue
         chunks.append(chunk)
-        if not message.get("more_body", False):
+        if not more:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,10 +89,11 @@ class Vectors:
         """
         stored = [StoredVector(one.vector_id, one.vector.astype("<f4").tobytes(), one.attributes) for one in vectors]
         async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
-            try:
-                await store.get_collection(connection, collection_id)
-            except NotFoundError:
-                await _create(connection, collection_id, len(vectors[0].vector))
+            dimension = await _dimension(connection, collection_id, len(vectors[0].vector))
+            for position, one in enumerate(vectors):
+                if len(one.vector) != dimension:
+                    message = f"has {len(one.vector)} floats; collections/{collection_id} takes {dimension}"
+                    raise InvalidFieldError(f"vectors[{position}].vector", message)
             await store.upsert_vectors(connection, collection_id, stored)
         await self._refresh(tenant_id, collection_id)
         return len(vectors)
@@ -213,11 +215,13 @@ def _take_in(loaded: _Loaded, page: Sequence[StoredVector]) -> None:
         loaded.revision = page[-1].revision
 
 
-async def _create(connection: Connection, collection_id: str, dimension: int) -> None:
-    try:
-        await store.create_collection(connection, collection_id, dimension)
-    except AlreadyExistsError:
-        return  # another caller was faster; its dimension counts
+async def _dimension(connection: Connection, collection_id: str, dimension: int) -> int:
+    """Returns the collection's dimension, creating it with the given one if there is none."""
+    with contextlib.suppress(NotFoundError):
+        return (await store.get_collection(connection, collection_id)).dimensions
+    with contextlib.suppress(AlreadyExistsError):
+        return (await store.create_collection(connection, collection_id, dimension)).dimensions
+    return (await store.get_collection(connection, collection_id)).dimensions  # another caller was faster; its dimension counts
 
 
 def _left(deadline: float) -> float:

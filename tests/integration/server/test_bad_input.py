@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -25,6 +27,7 @@ from aisle.v1 import item_service_pb2 as items
 from aisle.v1 import personalization_service_pb2 as personalization
 from aisle.v1 import recommendation_service_pb2 as pb
 from aisle.v1 import vector_service_pb2 as vectors
+from server.settings import Settings
 from server.store import Database
 from tests.fixtures_server import SHOP, Door, new_key
 
@@ -434,3 +437,167 @@ async def test_both_doors_refuse_alike(ready: Door, case: Case) -> None:
         assert response.status_code == HTTP_STATUS[case.code]
         assert by_rest(response) == said
     await still_answers(ready)
+
+
+async def test_keys_open_what_they_were_made_for(door: Door, database: Database) -> None:
+    """An unknown key, one without the scope, one of no known form, and none behind a proxy are refused alike at both doors."""
+    narrow = await new_key(database, SHOP, "embeddings", "events")
+    request, path = _recommend(), "/v1/users/a:recommendItems"
+    for key, code, status in (
+        ("aisle_shop_" + "x" * 40, "UNAUTHENTICATED", 401),
+        ("x", "UNAUTHENTICATED", 401),
+        (narrow, "PERMISSION_DENIED", 403),
+    ):
+        said = await by_grpc(door, _RECOMMEND, request, key=key)
+        response = await door.rest("POST", path, key=key, json={})
+        assert (said.code, said.reason, response.status_code) == (code, code, status)
+        assert by_rest(response) == said
+    assert said.metadata == {"scope": "recommend"}
+    assert (await door.rest("POST", path, key="", headers={"authorization": "Basic eDp5"}, json={})).status_code == 401
+    assert (await door.rest("POST", path, key="", headers={"x-forwarded-for": "192.0.2.1"}, json={})).status_code == 401
+    assert (await door.rest("POST", path, key="", headers={"x-api-key": door.key}, json={})).status_code == 200
+    await door.call(_EMBED, embedding.EmbedTextsRequest(texts=["a"]), embedding.EmbedTextsResponse, key=narrow)
+
+
+async def test_writers_that_meet_are_told(door: Door) -> None:
+    """Creating what exists, and writing or deleting with an old etag, is refused alike at both doors; the newest etag goes through."""
+    item_id = f"met-{uuid.uuid4().hex}"
+    created = await door.call("ItemService/CreateItem", items.CreateItemRequest(item_id=item_id, item=_item()), items.Item)
+    again = await by_grpc(door, _CREATE, items.CreateItemRequest(item_id=item_id, item=_item()))
+    assert (again.code, again.reason) == ("ALREADY_EXISTS", "RESOURCE_EXISTS")
+    assert by_rest(await door.rest("POST", f"/v1/items?itemId={item_id}", json={"title": "A barn"})) == again
+
+    changed = await door.rest("PATCH", f"/v1/items/{item_id}?updateMask=price", json={"price": 5, "etag": created.etag})
+    assert changed.json()["price"] == 5
+    stale = items.Item(name=created.name, price=6, etag=created.etag)
+    late = await by_grpc(door, "ItemService/UpdateItem", items.UpdateItemRequest(item=stale, update_mask=_mask("price")))
+    assert (late.code, late.reason) == ("ABORTED", "ABORTED")
+    response = await door.rest("PATCH", f"/v1/items/{item_id}?updateMask=price", json={"price": 6, "etag": created.etag})
+    assert (response.status_code, by_rest(response)) == (409, late)
+    assert (await door.rest("DELETE", f"/v1/items/{item_id}", params={"etag": created.etag})).status_code == 409
+    assert (await door.rest("GET", f"/v1/items/{item_id}")).json()["price"] == 5
+    assert (await door.rest("DELETE", f"/v1/items/{item_id}", params={"etag": changed.json()["etag"]})).status_code == 200
+
+
+async def test_bad_events_are_listed_and_good_ones_taken(door: Door) -> None:
+    """Each event that cannot be is listed with index, reason and field, alike at both doors; the rest count, each id once."""
+    user = f"users/{uuid.uuid4().hex}"
+    good = events.Event(event_id=uuid.uuid4().hex, user=user, item="items/a", event_type="view")
+    far = Timestamp()
+    far.FromDatetime(datetime.now(UTC) + timedelta(hours=25))
+    wrong: dict[str, events.Event] = {
+        "occur_time: is more than 24 hours ahead": _event(user, occur_time=far),
+        "occur_time: is before 1970": _event(user, occur_time=Timestamp(seconds=-1)),
+        "user: or anonymous_id": events.Event(event_type="view"),
+        "user: must be `users/ID`": _event("ann"),
+        "item: must be `items/ID`": _event(user, item="users/ann"),
+        "event_type: ": _event(user, event_type="Clicked!"),
+        "event_id: ": _event(user, event_id="x" * 129),
+        "session_id: ": _event(user, session_id="a\0b"),
+        "value: ": _event(user, value=_NAN),
+        "properties: must be at most": _event(user, properties={"text": "x" * 17_000}),
+        "properties: holds the character": _event(user, properties={"a": {"b\0": 1}}),
+    }
+    request = events.IngestEventsRequest(events=[good, *wrong.values(), good])
+    reply = await door.call(_INGEST, request, events.IngestEventsResponse)
+    assert reply.accepted_count == 2
+    assert reply.consistency_token
+    for index, (words, rejection) in enumerate(zip(wrong, reply.rejected, strict=True), start=1):
+        assert (rejection.index, rejection.reason) == (index, "INVALID_FIELD")
+        assert rejection.message.startswith(words), rejection.message
+
+    response = await door.rest("POST", "/v1/events:ingest", json=MessageToDict(request))
+    theirs = [(one["index"], one["reason"], one["message"].split(", 20")[0]) for one in response.json()["rejected"]]
+    assert theirs == [(one.index, one.reason, one.message.split(", 20")[0]) for one in reply.rejected]
+
+    patterns = await door.rest("GET", f"/v1/{user}/behaviorPatterns", headers={"x-aisle-consistency-token": reply.consistency_token})
+    assert patterns.json()["consistent"]
+    assert patterns.json()["eventTypeCounts"] == {"view": "1"}
+    # JSON has no way to say these.
+    beyond = [_event(user, occur_time=Timestamp(seconds=10**12)), _event(user, properties={"a": [_NAN]})]
+    nothing = await door.call(_INGEST, events.IngestEventsRequest(events=beyond), events.IngestEventsResponse)
+    assert (nothing.accepted_count, nothing.consistency_token) == (0, "")
+    assert [one.message.split(":")[0] for one in nothing.rejected] == ["occur_time", "properties"]
+
+
+def _event(user: str, **fields: Any) -> events.Event:
+    return events.Event(**{"user": user, "item": "items/a", "event_type": "view", **fields})
+
+
+async def test_long_texts_are_cut_and_say_so(door: Door) -> None:
+    """A text of 1 MB has the vector of its first 256 tokens at both doors, and is marked; a batch changes no vector."""
+    request = embedding.EmbedTextsRequest(texts=[_MEGABYTE, "", "a barn by the sea"])
+    reply = await door.call(_EMBED, request, embedding.EmbedTextsResponse)
+    assert [one.truncated for one in reply.embeddings] == [True, False, False]
+    assert reply.embeddings[0].token_count == 256
+    alone = await door.call(_EMBED, embedding.EmbedTextsRequest(texts=["a barn by the sea"]), embedding.EmbedTextsResponse)
+    assert alone.embeddings[0].vector == reply.embeddings[2].vector
+    theirs = (await door.rest("POST", "/v1/embeddings:embedTexts", json={"texts": list(request.texts)})).json()
+    assert [b64decode(one["vector"]) for one in theirs["embeddings"]] == [one.vector for one in reply.embeddings]
+    assert theirs["model"] == reply.model
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"maxResults": 3', "1"),
+        (b'{"maxResults": 3,}', "column"),
+        (b'{"maxResult": 3}', "maxResult"),
+        (b'{"context": {"pages": 1}}', "context.pages"),
+        (b'{"maxResults": "many"}', "maxResults"),
+        (b'{"maxResults": 1e99}', "maxResults"),
+        (b"[]", "object"),
+        (b'{"filter": "\xff"}', "UTF-8"),
+        (b'{"filter": "\\ud800"}', ""),
+    ],
+)
+async def test_wrong_json_is_refused(door: Door, body: bytes, says: str) -> None:
+    """A body that is not the request's JSON is 400 and says where, or what it does not know."""
+    response = await door.rest("POST", "/v1/users/a:recommendItems", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400, response.text
+    said = by_rest(response)
+    assert said.code == "INVALID_ARGUMENT"
+    assert says in said.message, said.message
+    await still_answers(door)
+
+
+async def test_wrong_http_is_refused(door: Door) -> None:
+    """Unknown query fields and paths, wrong verbs and types, and bodies over the limit each get their own status and a reason."""
+    limit = Settings().max_message_bytes
+    for status, says, response in (
+        (400, "maxResult", await door.rest("GET", "/v1/items/a:similar?maxResult=3")),
+        (404, "/v2/nothing", await door.rest("GET", "/v2/nothing")),
+        (405, "POST", await door.rest("GET", "/v1/users/a:recommendItems")),
+        (
+            415,
+            "application/json",
+            await door.rest("POST", "/v1/users/a:recommendItems", content=b"a", headers={"content-type": "text/csv"}),
+        ),
+        (413, str(limit), await door.rest("POST", "/v1/users/a:recommendItems", content=b" " * (limit + 1))),
+        (400, "grpc-timeout", await door.rest("POST", "/v1/users/a:recommendItems", json={}, headers={"grpc-timeout": "soon"})),
+        (504, "deadline", await door.rest("POST", "/v1/users/a:recommendItems", json={}, headers={"grpc-timeout": "0m"})),
+    ):
+        assert response.status_code == status, response.text
+        assert says in by_rest(response).message
+    await still_answers(door)
+
+
+async def test_wrong_bytes_are_refused(door: Door) -> None:
+    """Bytes that are no request, or hold a string that is not UTF-8, or are too many, are refused by gRPC, and the channel goes on."""
+    call = door.channel.unary_unary("/aisle.v1.RecommendationService/RecommendItems")
+    for body in (b"\xff\xff\xff", b"\x0a\x09users/a\xff\xfe", pb.RecommendItemsRequest(user="users/a").SerializeToString()[:-1]):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(body, timeout=20)
+        said = _refusal_of(caught.value)
+        assert (said.code, said.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+        assert "UTF-8" in said.message
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b" " * (Settings().max_message_bytes + 1), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.channel.unary_unary("/aisle.v1.RecommendationService/Nothing")(b"", timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await door.call(_RECOMMEND, _recommend(), pb.RecommendItemsResponse, timeout_s=0)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await still_answers(door)
