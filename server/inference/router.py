@@ -196,8 +196,8 @@ class Router:
         holding = [lane for lane in self._lanes if model_name in lane.models]
         closed = [lane for lane in holding if not lane.open]
         ordered = sorted(closed, key=lambda lane: lane.expected_s(key))
-        # With every circuit open the last resort is asked all the same.
-        return ordered or holding[-1:]
+        # The last resort is asked all the same: its circuit may be open for no more than having been slow, and the others die.
+        return ordered + [lane for lane in holding[-1:] if lane not in ordered]
 
     @staticmethod
     async def _ask(lane: _Lane, model_name: str, spec: ModelSpec, inputs: Tensors, key: tuple[str, int], timeout_s: float) -> Tensors:

@@ -77,6 +77,16 @@ async def test_a_runtime_that_is_down_costs_no_answer() -> None:
         await until(router, "faulty")
 
 
+async def test_the_last_resort_is_asked_however_slow_it_was() -> None:
+    """When the only runtime with a closed circuit dies, the local one answers the very call, though its own circuit is open."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        router._lanes[-1].set_open(is_open=True)
+        assert await ask(router) == first.name
+        first.down = True
+        assert await ask(router) == "local"
+
+
 async def test_a_runtime_that_hangs_costs_a_part_of_the_deadline_and_no_answer() -> None:
     """Concurrent calls with two seconds each are all answered in time by the other runtime, and the hung one serves again later."""
     first = FaultyRuntime()
