@@ -52,8 +52,9 @@ from server.interceptors.status import convert_errors
 from server.interceptors.telemetry import Telemetry
 from server.interceptors.validation import validate
 from server.otlp_metrics import exporting
+from server.service.applied import APPLIED, decode_applied, encode_applied
 from server.service.bundle_folder import BundleFolder
-from server.service.catalogue import Catalogues
+from server.service.catalogues import Catalogues
 from server.service.decisions import Decisions
 from server.service.events import Events
 from server.service.items import Items
@@ -61,6 +62,7 @@ from server.service.lists import RankedLists
 from server.service.personalization import Personalization
 from server.service.profiles import Profiles
 from server.service.recommendation import Recommendations
+from server.service.snapshots import Snapshots
 from server.service.users import PROFILES, Users
 from server.service.vectors import Vectors
 from server.settings import Settings
@@ -200,10 +202,15 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
     invalidations = Invalidations(stream)
     shared = SharedCache(await _redis(stack, endpoints.redis_url, _CACHE_TIMEOUT_S))
     cache = Cache(MemoryCache(_L1_BYTES), shared, invalidations.publish)
-    await stack.enter_async_context(invalidations.listen(cache.forget))
     event_log = await stack.enter_async_context(EventLog(stream).running())
     decision_log = await stack.enter_async_context(DecisionLog(stream).running())
-    catalogues = Catalogues(database, inference.encoder, inference.ranker, BundleFolder(database, settings.data_dir / "bundles"))
+    catalogues = Catalogues(
+        database,
+        inference.encoder,
+        inference.ranker,
+        BundleFolder(database, settings.data_dir / "bundles"),
+        Snapshots(settings.data_dir / "snapshots"),
+    )
     stack.push_async_callback(catalogues.close)
     vectors = Vectors(database, inference.encoder)
     for hear in (catalogues.on_notice, vectors.on_notice):
@@ -214,7 +221,15 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
             return [tenant.tenant_id for tenant in await tenant_store.list_tenants(connection)]
 
     async def on_applied(tenant_id: TenantId, events: Sequence[Event]) -> None:
-        catalogues.observe(tenant_id, events)
+        await invalidations.publish(tenant_id, APPLIED, encode_applied(events))
+
+    def heard(tenant_id: TenantId, kind: str, keys: Sequence[str]) -> None:
+        if kind == APPLIED:
+            catalogues.observe(tenant_id, decode_applied(keys))
+        else:
+            cache.forget(tenant_id, kind, keys)
+
+    await stack.enter_async_context(invalidations.listen(heard))
 
     async def on_touched(tenant_id: TenantId, users: Sequence[UserId]) -> None:
         await cache.invalidate(tenant_id, PROFILES, users)

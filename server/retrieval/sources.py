@@ -1,4 +1,4 @@
-"""Sources of candidates that need only counting: item-to-item, trending, fresh.
+"""Sources of candidates that need only counting: item-to-item, trending, freshness.
 
 Shapes: N items, H interactions of a history, C candidates.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ IntArray: TypeAlias = NDArray[np.int64]
 
 _LEADERS = 200
 """Trending items kept in order."""
+
+FRESH_HALF_LIFE_S = 14 * 86400.0
 
 TRANSITION_WINDOW = 3
 """How many of a user's events before an item lead to it, the d-th counting 1/d."""
@@ -54,22 +56,13 @@ class CsrCounts:
         return owners, self.indices[places], self.data[places]
 
 
-@dataclass(frozen=True, slots=True)
-class SparseScores:
-    """What the item-to-item source says of each candidate. Candidates are in no order."""
+class SparseShares(NamedTuple):
+    """What the item-to-item source says of all its items, in the order of `SparseSource.item_ids`."""
 
-    item_ids: tuple[ItemId, ...]
     transitions: FloatArray
-    """float32, (C,): the recency-weighted mean chance, in [0, 1], that the item follows one of the history's."""
+    """float32, (N,): the recency-weighted mean chance, in [0, 1], that the item follows one of the history's."""
     cosine: FloatArray
-    """float32, (C,): the recency-weighted mean cosine, in [0, 1], of the item's and the history items' users."""
-
-    def best(self, k: int, *, cosine_mix: float = 0.5) -> tuple[ItemId, ...]:
-        """Returns the ids of the k candidates with the largest transitions + cosine_mix * cosine, ties by id."""
-        scores = self.transitions + cosine_mix * self.cosine
-        keep = np.argpartition(-scores, k)[: k + 1] if len(scores) > k + 1 else np.arange(len(scores))
-        ordered = sorted(keep.tolist(), key=lambda place: (-float(scores[place]), self.item_ids[place]))
-        return tuple(self.item_ids[place] for place in ordered[:k])
+    """float32, (N,): the recency-weighted mean cosine, in [0, 1], of the item's and the history items' users."""
 
 
 class SparseSource:
@@ -113,8 +106,13 @@ class SparseSource:
         nothing = np.zeros(0, np.float32)
         return cls((), CsrCounts.empty(), CsrCounts.empty(), nothing, nothing, decays=(0.8, 0.8))
 
-    def fold_in(self, history: Sequence[Interaction], *, minimum_weight: float = 1e-3) -> SparseScores:
-        """Returns every item that the history leads to, with its scores; at most all items.
+    @property
+    def item_ids(self) -> Sequence[ItemId]:
+        """The item of each row; grows at the end."""
+        return self._ids
+
+    def fold_in(self, history: Sequence[Interaction], *, minimum_weight: float = 1e-3) -> SparseShares:
+        """Returns the shares of all items.
 
         Args:
             history: Interactions, oldest first. Items nobody else touched lead nowhere.
@@ -122,10 +120,10 @@ class SparseSource:
         """
         kinds = [interaction.event_type for interaction in history]
         rows = np.fromiter((self._row.get(interaction.item_id, -1) for interaction in history), np.int64, len(history))
-        transitions = self._mean(rows, recency_weights(kinds, self._decays[0]), minimum_weight, cosine=False)
-        cosine = self._mean(rows, recency_weights(kinds, self._decays[1]), minimum_weight, cosine=True)
-        found = np.flatnonzero((transitions > 0) | (cosine > 0))
-        return SparseScores(tuple(self._ids[row] for row in found.tolist()), transitions[found], cosine[found])
+        return SparseShares(
+            self._mean(rows, recency_weights(kinds, self._decays[0]), minimum_weight, cosine=False),
+            self._mean(rows, recency_weights(kinds, self._decays[1]), minimum_weight, cosine=True),
+        )
 
     def scores(self, history_rows: IntArray, weights: FloatArray, *, cosine: bool) -> FloatArray:
         """Returns one of the two scores of all items, float32, (N,), for bundle rows with given weights; for evaluation."""
@@ -244,36 +242,12 @@ class Trending:
         return np.fromiter((self._counts.get(item, 0.0) / leader for item in item_ids), np.float32, len(item_ids))
 
 
-class Fresh:
-    """The newest items of a catalogue.
+def freshness(created_s: NDArray[np.float64], now_s: float, *, half_life_s: float = FRESH_HALF_LIFE_S) -> FloatArray:
+    """Returns 1 for an item created now, half a half-life later, 0 for one without a time; float32, in [0, 1].
 
     Args:
+        created_s: Epoch seconds, -inf for an item without a time.
+        now_s: Epoch seconds.
         half_life_s: Seconds after which an item is half as fresh, > 0.
     """
-
-    def __init__(self, *, half_life_s: float = 14 * 86400.0) -> None:
-        self._half_life_s = half_life_s
-        self._created: dict[ItemId, float] = {}
-        self._newest: list[ItemId] | None = None
-
-    def add(self, create_times: Mapping[ItemId, datetime]) -> None:
-        """Adds or updates items."""
-        self._created.update((item, moment.timestamp()) for item, moment in create_times.items())
-        self._newest = None
-
-    def remove(self, item_ids: Iterable[ItemId]) -> None:
-        """Removes items; unknown ones are no error."""
-        for item_id in item_ids:
-            self._created.pop(item_id, None)
-        self._newest = None
-
-    def top(self, k: int) -> tuple[ItemId, ...]:
-        """Returns the k newest items, ties by id. Sorts all after a change, nothing otherwise."""
-        if self._newest is None:
-            self._newest = sorted(self._created, key=lambda item: (-self._created[item], item))
-        return tuple(self._newest[:k])
-
-    def freshness(self, item_ids: Sequence[ItemId], now: datetime) -> FloatArray:
-        """Returns 1 for an item created now, half a half-life later, 0 for an unknown one; float32, in [0, 1]."""
-        ages = np.fromiter((now.timestamp() - self._created.get(item, -np.inf) for item in item_ids), np.float64, len(item_ids))
-        return np.asarray(np.exp2(-np.maximum(ages, 0) / self._half_life_s), np.float32)
+    return np.asarray(np.exp2(-np.maximum(now_s - created_s, 0) / half_life_s), np.float32)

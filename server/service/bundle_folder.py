@@ -47,6 +47,13 @@ class BundleFolder:
                 await asyncio.to_thread(_set_aside, directory)
         return None
 
+    async def kept(self, bundle_id: BundleId) -> Bundle | None:
+        """Returns a bundle that this machine has, or None if it has none of that id that is whole. Asks nobody."""
+        try:
+            return await asyncio.to_thread(load_bundle, self._folder / bundle_id)
+        except CorruptDataError:
+            return None
+
     async def _fetch(self, tenant_id: TenantId, bundle_id: BundleId, directory: Path) -> None:
         """Copies a bundle from the store. Its directory appears whole or not at all, however many fetch it."""
         part = await asyncio.to_thread(_make_part, directory)

@@ -5,6 +5,7 @@ Shapes: N rows of the index, C candidates, F ranker features.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from server.domain import Interaction, Item, ItemId
 from server.domain.ranking import RANKER_FEATURES, VIEW_DIMENSIONS, VIEWS
 from server.retrieval.filters import Filter, compile_filter
 from server.retrieval.fusion import feature_matrix
-from server.retrieval.sources import SparseScores
+from server.retrieval.sources import freshness
 from server.retrieval.vectors import UserVector
 from server.retrieval.view import IndexView
 from server.service.catalogue import Catalogue
@@ -32,6 +33,34 @@ _SPARSE = 300
 _TRENDING = 50
 _FRESH = 50
 _POPULAR = 200
+_COSINE_MIX = 0.5
+_INLINE_ROWS = 4000
+"""Rows up to which the dense search takes about a millisecond, less than it costs to move it off the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What every source is asked with: one view of the index, one user."""
+
+    catalogue: Catalogue
+    view: IndexView
+    user: UserVector
+    history: Sequence[Interaction]
+    transitions: FloatArray
+    """(N,): share of each row in what follows the history, 0 for most."""
+    cosine: FloatArray
+    """(N,): the same for what shares users with it."""
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, view: IndexView, user: UserVector, history: Sequence[Interaction]) -> Request:
+        """Returns the request with the sparse source folded in."""
+        shares = catalogue.sparse.fold_in(history)
+        rows = catalogue.columns.of(view).sparse_rows
+        here = rows >= 0
+        transitions, cosine = np.zeros(view.rows, np.float32), np.zeros(view.rows, np.float32)
+        transitions[rows[here]] = shares.transitions[here]
+        cosine[rows[here]] = shares.cosine[here]
+        return cls(catalogue, view, user, history, transitions, cosine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +72,19 @@ class Candidates:
     """float32, (C, F)."""
 
     @classmethod
-    def of(
-        cls,
-        catalogue: Catalogue,
-        view: IndexView,
-        user: UserVector,
-        history: Sequence[Interaction],
-        rows: IntArray,
-        *,
-        sparse: SparseScores | None = None,
-    ) -> Candidates:
+    def of(cls, request: Request, rows: IntArray) -> Candidates:
         """Returns the candidates in these rows of the view, with their features."""
-        item_ids = tuple(view.ids(rows))
-        sparse = catalogue.sparse.fold_in(history) if sparse is None else sparse
-        found = view.rows_of(sparse.item_ids)
-        transitions, cosine = np.zeros(view.rows, np.float32), np.zeros(view.rows, np.float32)
-        transitions[found[found >= 0]] = sparse.transitions[found >= 0]
-        cosine[found[found >= 0]] = sparse.cosine[found >= 0]
-        popularity = catalogue.popularity
+        columns = request.catalogue.columns.of(request.view)
         features = feature_matrix(
-            user.contributions(view.vectors(rows)),
-            transitions=transitions[rows],
-            cosine=cosine[rows],
-            popularity=np.fromiter((popularity.get(item_id, 0.0) for item_id in item_ids), np.float32, len(item_ids)),
-            trending=catalogue.trending.shares(item_ids),
-            freshness=catalogue.fresh.freshness(item_ids, datetime.now(UTC)),
-            history_length=len(history),
+            request.user.contributions(request.view.vectors(rows)),
+            transitions=request.transitions[rows],
+            cosine=request.cosine[rows],
+            popularity=columns.popularity[rows],
+            trending=request.catalogue.columns.trending(request.view).shares[rows],
+            freshness=freshness(columns.created_s[rows], time.time()),
+            history_length=len(request.history),
         )
-        return cls(item_ids, features)
+        return cls(tuple(request.view.ids(rows)), features)
 
 
 def eligible_mask(view: IndexView, where: str) -> BoolArray:
@@ -90,45 +104,66 @@ def _available(minute: int) -> Filter:
     return compile_filter(f'NOT content_type:* AND NOT available_from > "{now}" AND NOT available_until <= "{now}"')
 
 
-def gather(
-    catalogue: Catalogue, view: IndexView, user: UserVector, history: Sequence[Interaction], eligible: BoolArray, *, limit: int, seen: bool
-) -> Candidates:
-    """Returns the union of what every source names, and as many popular items as it takes to fill the list.
+async def gather(request: Request, eligible: BoolArray, *, limit: int, seen: bool) -> Candidates:
+    """Returns the union of what every source names among what may be shown, and as many more as it takes to fill the list.
 
     Args:
-        catalogue: What is chosen from.
-        view: Its index at the moment of the request.
-        user: The user's vector.
-        history: The user's interactions, oldest first.
+        request: Who asks, and of what.
         eligible: bool, (N,): rows that may be shown.
         limit: Items wanted.
         seen: Whether items of the history may be shown.
     """
+    view, columns = request.view, request.catalogue.columns.of(request.view)
     allowed = eligible
-    if history and not seen:
+    if request.history and not seen:
         allowed = eligible.copy()
-        rows = view.rows_of([interaction.item_id for interaction in history])
-        allowed[rows[(rows >= 0) & (rows < len(allowed))]] = False
-    sparse = catalogue.sparse.fold_in(history)
-    named: list[IntArray] = [
-        view.rows_of(sparse.best(max(_SPARSE, 2 * limit))),
-        view.rows_of(catalogue.trending.top(_TRENDING)),
-        view.rows_of(catalogue.fresh.top(_FRESH)),
-        view.rows_of(catalogue.most_popular[: max(_POPULAR, 2 * limit)]),
+        rows = view.rows_of([interaction.item_id for interaction in request.history])
+        allowed[rows[rows >= 0]] = False
+    named = [
+        _strongest(request.transitions + np.float32(_COSINE_MIX) * request.cosine, allowed, max(_SPARSE, 2 * limit)),
+        _first(request.catalogue.columns.trending(view).leaders, allowed, _TRENDING),
+        _first(columns.by_age, allowed, _FRESH),
+        _first(columns.by_popularity, allowed, max(_POPULAR, 2 * limit)),
+        await _dense(request, allowed, max(_DENSE, 2 * limit)),
     ]
-    query = user.query
-    if query.any():
-        named.append(view.search_now(query[None], max(_DENSE, 2 * limit), where=allowed).rows[0])
     rows = np.unique(np.concatenate(named))
-    rows = rows[(rows >= 0) & (rows < len(allowed))]
-    rows = rows[allowed[rows]]
     if len(rows) < limit:
         rest = np.flatnonzero(allowed)
         rows = np.concatenate([rows, np.setdiff1d(rest, rows)[: limit - len(rows)]])
-    return Candidates.of(catalogue, view, user, history, rows, sparse=sparse)
+    return Candidates.of(request, rows)
 
 
-def similar_candidates(
+async def _dense(request: Request, allowed: BoolArray, k: int) -> IntArray:
+    """Returns the rows nearest the user's vector."""
+    query = request.user.query
+    if not query.any():
+        return np.zeros(0, np.int64)
+    if request.view.rows <= _INLINE_ROWS:
+        found = request.view.search_now(query[None], k, where=allowed)
+    else:
+        found = await asyncio.to_thread(request.view.search_now, query[None], k, where=allowed)
+    rows: IntArray = found.rows[0]
+    return rows[rows >= 0]
+
+
+def _strongest(values: FloatArray, allowed: BoolArray, k: int) -> IntArray:
+    """Returns the k allowed rows with the largest positive values, in no order."""
+    rows = np.flatnonzero((values > 0) & allowed)
+    return rows if len(rows) <= k else rows[np.argpartition(values[rows], len(rows) - k)[len(rows) - k :]]
+
+
+def _first(order: IntArray, allowed: BoolArray, k: int) -> IntArray:
+    """Returns the first k allowed rows of an order."""
+    start, found = 0, order[:0]
+    step = 4 * k
+    while len(found) < k and start < len(order):
+        part = order[start : start + step]
+        found = np.concatenate([found, part[allowed[part]]])
+        start, step = start + step, 4 * step
+    return found[:k]
+
+
+async def similar_candidates(
     catalogue: Catalogue, view: IndexView, item_id: ItemId, eligible: BoolArray, *, limit: int
 ) -> tuple[Candidates, FloatArray]:
     """Returns what resembles an item, and how much, (C,): the sum of the views' products with the item's own vector, and of the cosine.
@@ -140,7 +175,7 @@ def similar_candidates(
     views = vector.reshape(len(VIEWS), VIEW_DIMENSIONS)
     likeness = UserVector(views, np.ones(len(VIEWS), np.float32), history_length=1)
     touched = (Interaction(item_id, "click", datetime.now(UTC)),)
-    candidates = gather(catalogue, view, likeness, touched, eligible, limit=limit, seen=False)
+    candidates = await gather(Request.of(catalogue, view, likeness, touched), eligible, limit=limit, seen=False)
     columns = [RANKER_FEATURES.index(name) for name in (*VIEWS, "cosine")]
     return candidates, candidates.features[:, columns].sum(axis=1)
 

@@ -1,10 +1,27 @@
-"""Reads back what was decided."""
+"""Where decisions go, and how they are read back."""
 
 from __future__ import annotations
+
+import secrets
+import time
+from typing import Protocol
 
 from server.domain import Decision, DecisionId, TenantId
 from server.store import decisions as store
 from server.store.database import Database
+
+
+class DecisionSink(Protocol):
+    """Where decisions are recorded, off the reply's path."""
+
+    def record(self, tenant_id: TenantId, decision: Decision) -> None:
+        """Takes the record; never blocks, never raises."""
+        ...
+
+
+def new_decision_id() -> DecisionId:
+    """Returns 32 hexadecimal digits that sort by time: 48 bits of milliseconds, 80 random ones."""
+    return DecisionId(f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}")
 
 
 class Decisions:

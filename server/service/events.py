@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from server.domain import Event, TenantId, UserId, consistency_token
 from server.domain.behavior import BehaviorPatterns, behavior_patterns
-from server.service.catalogue import Catalogues
+from server.service.catalogues import Catalogues
 from server.service.users import Users
 from server.stream import EventLog
 

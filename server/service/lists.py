@@ -81,7 +81,7 @@ class RankedLists:
         return _decode(found.value), "" if found.level == "miss" else found.level
 
 
-def list_key(user: str, version: int, bundle: str, asked: object) -> str:
+def list_key(user: str, version: str, bundle: str, asked: object) -> str:
     """Returns the key of a user's list for what is asked, any JSON value."""
     digest = hashlib.blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
     return f"{user}:{version}:{bundle}:{digest}"

@@ -6,13 +6,12 @@ Shapes: N rows of the index, C candidates, F ranker features.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,26 +24,22 @@ from server.retrieval.context import request_features
 from server.retrieval.fusion import retrieval_score
 from server.retrieval.vectors import SEMANTIC, UserVector
 from server.retrieval.view import IndexView
-from server.service.candidates import Candidates, content_candidates, eligible_mask, gather, similar_candidates
-from server.service.catalogue import Catalogue, Catalogues
+from server.service.candidates import Candidates, Request, content_candidates, eligible_mask, gather, similar_candidates
+from server.service.catalogue import Catalogue
+from server.service.catalogues import Catalogues
+from server.service.decisions import DecisionSink, new_decision_id
 from server.service.explanation import explain
 from server.service.lists import Ladder, RankedList, RankedLists, list_key
 from server.service.users import KnownUser, Users
-from server.telemetry import RUNGS, STEP_SECONDS
+from server.telemetry import RUNGS, STEP_SECONDS, logger
 
 DEFAULT_RESULTS = 20
 _RANK_SHARE = 0.5
 _RECORDED = 500
 _USER_SHARE = 0.4
+_COMPUTE_S = 2.0
 _tracer = trace.get_tracer("aisle")
-
-
-class DecisionSink(Protocol):
-    """Where decisions are recorded, off the reply's path."""
-
-    def record(self, tenant_id: TenantId, decision: Decision) -> None:
-        """Takes the record; never blocks, never raises."""
-        ...
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +138,9 @@ class Recommendations:
             moment = await self._moment(catalogue, view, query, ladder, deadline=deadline)
 
         async def compute() -> RankedList:
-            return await self._ranked(moment, query, eligible, Ladder(ladder.rung, ladder.reason), deadline=deadline)
+            # Others may wait for this list too, so it has a deadline of its own.
+            own = time.monotonic() + _COMPUTE_S
+            return await self._ranked(moment, query, eligible, Ladder(ladder.rung, ladder.reason), deadline=own)
 
         key = _list_key(moment, query) if ladder.rung is Rung.FULL else ""
         ranked, level = await self._lists.get_or_compute(tenant_id, key, catalogue.best_rung, compute)
@@ -154,15 +151,19 @@ class Recommendations:
     async def _ranked(
         self, moment: Moment, query: RecommendQuery, eligible: NDArray[np.bool_], ladder: Ladder, *, deadline: float
     ) -> RankedList:
-        """Returns the list as it is computed, without caches: retrieve, rank, shape."""
-        with _step("retrieve"):
-            candidates = gather(
-                moment.catalogue, moment.view, moment.user, moment.history, eligible, limit=query.limit, seen=query.include_seen
-            )
-        with _step("rank"):
-            scores, runtime = await self._score(moment.catalogue, candidates.features, ladder, deadline=deadline)
-        with _step("shape"):
-            items = _best(moment, candidates, scores, query)
+        """Returns the list as it is computed, without caches: retrieve, rank, shape. Whatever breaks, there is a list."""
+        try:
+            with _step("retrieve"):
+                request = Request.of(moment.catalogue, moment.view, moment.user, moment.history)
+                candidates = await gather(request, eligible, limit=query.limit, seen=query.include_seen)
+            with _step("rank"):
+                scores, runtime = await self._score(moment.catalogue, candidates.features, ladder, deadline=deadline)
+            with _step("shape"):
+                items = _best(moment, candidates, scores, query)
+        except Exception:  # noqa: BLE001  # the last rung stands for faults that nobody foresaw
+            _log.exception("list not ranked", tenant=moment.catalogue.tenant_id)
+            ladder.drop(Rung.STATIC, "the list could not be ranked; see the server's log")
+            return static_list(moment.view, eligible, query.limit, ladder)
         return RankedList(items, runtime, candidates.item_ids, ladder)
 
     async def rank(self, tenant_id: TenantId, query: RecommendQuery, item_ids: Sequence[ItemId], *, deadline: float) -> Recommendation:
@@ -170,12 +171,14 @@ class Recommendations:
         ladder = Ladder()
         catalogue = await self._catalogues.get(tenant_id)
         view = catalogue.index.view()
-        moment = await self._moment(catalogue, view, query, ladder, deadline=deadline)
+        with _step("user"):
+            moment = await self._moment(catalogue, view, query, ladder, deadline=deadline)
         asked = list(dict.fromkeys(item_ids))
         known = [item_id for item_id in asked if item_id in view]
         unknown = tuple(item_id for item_id in asked if item_id not in view)
-        candidates = Candidates.of(catalogue, view, moment.user, moment.history, view.rows_of(known))
-        scores, runtime = await self._score(catalogue, candidates.features, ladder, deadline=deadline)
+        candidates = Candidates.of(Request.of(catalogue, view, moment.user, moment.history), view.rows_of(known))
+        with _step("rank"):
+            scores, runtime = await self._score(catalogue, candidates.features, ladder, deadline=deadline)
         items = (*_best(moment, candidates, scores, query, limit=len(known)), *(ScoredItem(item_id, 0.0) for item_id in unknown))
         return self._finish(tenant_id, query, moment, RankedList(items, runtime, candidates.item_ids, ladder), unknown=unknown)
 
@@ -192,7 +195,8 @@ class Recommendations:
         if item_id not in view:
             raise NotFoundError(f"items/{item_id}")
         eligible = eligible_mask(view, where)
-        candidates, scores = similar_candidates(catalogue, view, item_id, eligible, limit=max_results or DEFAULT_RESULTS)
+        with _step("retrieve"):
+            candidates, scores = await similar_candidates(catalogue, view, item_id, eligible, limit=max_results or DEFAULT_RESULTS)
         order = _order(candidates.item_ids, scores)[: max_results or DEFAULT_RESULTS]
         return tuple(ScoredItem(candidates.item_ids[place], float(scores[place])) for place in order), catalogue.bundle_id
 
@@ -285,11 +289,6 @@ class Recommendations:
         )
 
 
-def new_decision_id() -> DecisionId:
-    """Returns 32 hexadecimal digits that sort by time: 48 bits of milliseconds, 80 random ones."""
-    return DecisionId(f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}")
-
-
 @contextmanager
 def _step(name: str) -> Iterator[None]:
     started = time.perf_counter()
@@ -335,11 +334,20 @@ def _best(
     return tuple(ScoredItem(candidates.item_ids[place], float(scores[place]), reasons) for place, reasons in zip(order, why, strict=True))
 
 
+def static_list(view: IndexView, eligible: NDArray[np.bool_], limit: int, ladder: Ladder) -> RankedList:
+    """Returns the first items that may be shown, in the order they came into the catalogue, all with score 0."""
+    items = tuple(ScoredItem(item_id, 0.0) for item_id in view.ids(np.flatnonzero(eligible)[:limit]))
+    return RankedList(items, "", tuple(item.item_id for item in items), ladder)
+
+
 def _list_key(moment: Moment, query: RecommendQuery) -> str:
+    """Returns the key of a list that may be kept, else the empty string. A user deleted and met again has another creation time."""
     if query.token or query.extra_history:
         return ""
+    profile = moment.known.profile
+    version = f"{profile.version}@{profile.create_time.timestamp() if profile.create_time else 0}"
     asked = [query.limit, dict(query.context), query.filter, query.include_seen, query.explain, query.use_history]
-    return list_key(query.user_id, moment.known.profile.version, moment.catalogue.bundle_id, asked)
+    return list_key(query.user_id, version, moment.catalogue.bundle_id, asked)
 
 
 def _still_eligible(ranked: RankedList, view: IndexView, eligible: NDArray[np.bool_]) -> bool:

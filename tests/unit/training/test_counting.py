@@ -46,7 +46,7 @@ def test_an_unwanted_item_says_nothing_of_taste() -> None:
     vocabulary = Vocabulary.of([events])
     model = fit(vocabulary.encode(events), vocabulary.item_ids)
     scores = model.sparse_source().fold_in([_click("a")])
-    assert scores.item_ids == ("c",)
+    assert (scores.cosine > 0).tolist() == [False, False, True]
     assert model.popularity.tolist() == [1.0, 0.0, 0.5]
 
 
@@ -55,8 +55,7 @@ def test_cosine_is_that_of_the_user_columns() -> None:
     _, interactions = arrays_of({"u": ["a", "b"], "v": ["a"], "w": ["b", "a"]})
     model = fit(interactions, (ItemId("a"), ItemId("b")))
     scores = model.sparse_source().fold_in([_click("a")])
-    assert scores.item_ids == ("b",)
-    assert scores.cosine[0] == pytest.approx(2 / np.sqrt(3 * 2))
+    assert scores.cosine[1] == pytest.approx(2 / np.sqrt(3 * 2))
 
 
 def _click(item: str) -> Interaction:
