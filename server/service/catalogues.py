@@ -173,7 +173,7 @@ class Catalogues:
             return await self._bundles.kept(saved.bundle_id) if saved.bundle_id else None
 
     async def _build(self, tenant_id: TenantId, bundle: Bundle | None, saved: Saved | None) -> Catalogue:
-        """Returns a catalogue that has read all there is; from a snapshot only what changed since, or nothing while the database is down."""
+        """Returns a catalogue that has read all there is; from a snapshot only what changed since."""
         fits = saved is not None and saved.text_model == self._encoder.version
         fits = fits and saved is not None and saved.bundle_id == (bundle.bundle_id if bundle else "")
         index = saved.index if fits and saved is not None else ItemIndex(VECTOR_DIMENSIONS)
