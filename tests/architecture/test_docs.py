@@ -52,3 +52,19 @@ def test_every_decision_record_is_in_the_index() -> None:
     records = {path.name: path.read_text().splitlines()[0].partition(". ")[2] for path in folder.glob("[0-9]*.md")}
     linked = {name: title for title, name in re.findall(r"\[([^\]]+)\]\((\d{4}-[^)]+)\)", (folder / "README.md").read_text())}
     assert linked == records
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """Every relative link of a Markdown page names a file, and its anchor, if any, a heading there."""
+    for page in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md"), *_ROOT.glob("loadtest/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"`[^`]*`", "", page.read_text())):
+            name, _, anchor = target.partition("#")
+            found = page.parent / name if name else page
+            assert found.exists(), f"{page.name}: {target}"
+            headings = {_anchor(line) for line in found.read_text().splitlines() if line.startswith("#")} if anchor else {""}
+            assert anchor in headings, f"{page.name}: {target}"
+
+
+def _anchor(heading: str) -> str:
+    """Returns the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-")
