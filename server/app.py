@@ -76,6 +76,8 @@ from server.worker import decision_worker, event_worker
 _STREAM_TIMEOUT_S = 5.0
 _HEALTH_S = 1.0
 _CACHE_TIMEOUT_S = 0.05
+_PRELOADED = 32
+"""Tenants whose catalogues are loaded at the start; those of more are loaded at their first request."""
 _L1_BYTES = 128 * 1024 * 1024
 
 
@@ -219,6 +221,8 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
     async def tenants() -> Sequence[TenantId]:
         async with database.system() as connection:
             return [tenant.tenant_id for tenant in await tenant_store.list_tenants(connection)]
+
+    catalogues.preload((await tenants())[:_PRELOADED])
 
     async def on_applied(tenant_id: TenantId, events: Sequence[Event]) -> None:
         await invalidations.publish(tenant_id, APPLIED, encode_applied(events))

@@ -70,6 +70,15 @@ class Catalogues:
             task.add_done_callback(lambda _: self._loading.pop(tenant_id, None))
         return await asyncio.shield(task)  # a caller that gives up must not stop the load for the others
 
+    def preload(self, tenant_ids: Iterable[TenantId]) -> None:
+        """Begins to load tenants, one after the other, so that their first request does not wait."""
+
+        async def load() -> None:
+            for tenant_id in tenant_ids:
+                await self.get(tenant_id)
+
+        self._chores.ask("preload", load)
+
     async def refresh(self, tenant_id: TenantId, *, deadline: float) -> None:
         """Takes in changed items; texts are encoded as far as the deadline allows, the rest in the background.
 
