@@ -8,9 +8,9 @@ import itertools
 import signal
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import asyncpg
@@ -29,6 +29,7 @@ from server.embedded import Parts, running_parts
 from server.inference import TEXT_ENCODER, BuiltEncoder
 from server.settings import Settings
 from server.store import open_database
+from server.store.items import upsert_items
 from server.store.migrate import migrate
 from server.store.tenants import create_tenant
 from tests.eventually import eventually
@@ -271,33 +272,66 @@ async def recovered(fragile: Fragile) -> None:
     await eventually(full)
 
 
-async def test_a_hung_postgres_takes_its_share_of_the_deadline_and_no_more(fragile: Fragile) -> None:
-    """With all of Postgres stopped, strangers are answered inside the deadline, known users from the caches, and health says so."""
-    family = servers("postgres")
+@contextlib.contextmanager
+def stopped(program: str) -> Iterator[None]:
+    """Stops a part with all its processes, as if its machine hung, while the block lasts."""
+    family = servers(program)
     for process in family:
         process.send_signal(signal.SIGSTOP)
     try:
+        yield
+    finally:
+        for process in family:
+            process.send_signal(signal.SIGCONT)
+
+
+async def test_a_hung_postgres_takes_its_share_of_the_deadline_and_no_more(fragile: Fragile) -> None:
+    """With all of Postgres stopped, strangers are answered inside the deadline, known users from the caches, and health says so."""
+    with stopped("postgres"):
         answers = await asyncio.gather(
             *(recommend(fragile.door, f"users/{uuid.uuid4().hex}", max_results=10) for _ in range(40)),
             *(recommend(fragile.door, user, max_results=10, context=pb.Context(page="stopped")) for user in KNOWN),
         )
         ready = await fragile.door.rest("GET", "/healthz/ready", key="")
-        token = (
-            await fragile.door.call(
-                "EventService/IngestEvents",
-                events.IngestEventsRequest(events=[events.Event(user=KNOWN[0], item="items/any", event_type="view")]),
-                events.IngestEventsResponse,
-            )
-        ).consistency_token
-        after = await recommend(fragile.door, KNOWN[0], consistency_token=token)
-    finally:
-        for process in family:
-            process.send_signal(signal.SIGCONT)
+        after = await recommend(fragile.door, KNOWN[0], consistency_token=await viewed(fragile.door, KNOWN[0]))
     assert all(len(answer.items) == 10 for answer in answers)
     assert {answer.rung for answer in answers[:40]} == {pb.Ladder.SEGMENT_POPULAR}
     assert {answer.rung for answer in answers[40:]} == {pb.Ladder.FULL}
     assert ready.status_code == 503
     assert after.items
+    await recovered(fragile)
+
+
+async def viewed(door: Door, user: str) -> str:
+    """Ingests a view of no known item, and returns the token."""
+    request = events.IngestEventsRequest(events=[events.Event(user=user, item="items/any", event_type="view")])
+    reply = await door.call("EventService/IngestEvents", request, events.IngestEventsResponse, timeout_s=DEADLINE_S)
+    return reply.consistency_token
+
+
+async def test_every_rung_is_reached_and_named(fragile: Fragile) -> None:
+    """From all parts well down to nothing but the catalogue, each reply has its items, its rung, and why it came no further."""
+    async with open_database(fragile.parts.database_url, max_connections=2) as database:
+        tenant = TenantId("young")
+        async with database.system() as connection:
+            await create_tenant(connection, tenant)
+        async with database.tenant(tenant) as connection:
+            await upsert_items(connection, fragile.shop.items[:5])
+        young = replace(fragile.door, key=await new_key(database, tenant))
+    full = await recommend(fragile.door, KNOWN[1])
+    no_ranker = await recommend(young, "users/a")
+    token = await viewed(fragile.door, KNOWN[1])
+    with stopped("redis-server"):
+        stale = await recommend(fragile.door, KNOWN[1], consistency_token=token)
+    with stopped("postgres"):
+        popular, static = await asyncio.gather(recommend(fragile.door, "users/rung-popular"), recommend(young, "users/rung-static"))
+    replies = [full, no_ranker, stale, popular, static]
+    assert [pb.Ladder.Rung.Name(reply.rung) for reply in replies] == ["FULL", "NO_RANKER", "STALE_VECTOR", "SEGMENT_POPULAR", "STATIC"]
+    for reply, words in zip(replies, ["", "no live bundle", "token's events", "no profile", "nobody chose anything"], strict=True):
+        assert reply.items
+        assert words in reply.rung_reason
+    assert full.rung_reason == ""
+    assert not stale.consistent
     await recovered(fragile)
 
 
