@@ -242,6 +242,7 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
     await stack.enter_async_context(worker.running())
     await stack.enter_async_context(decision_worker(stream, database, tenants, name=name).running())
     users = Users(database, cache, event_log)
+    await stack.enter_async_context(invalidations.listen(users.on_invalidation))
     recommendations = Recommendations(catalogues, users, inference.ranker, RankedLists(cache), decision_log)
     return _Services(
         items=Items(database, catalogues),

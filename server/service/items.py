@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from server.domain import Item, ItemId, TenantId
+from server.service.deadlines import left_s
 from server.store import items as store
 from server.store.database import Database
 from server.store.items import ItemPage, StoredItem, UpsertCounts
@@ -49,7 +49,7 @@ class Items:
         Raises:
             AlreadyExistsError: The id is taken.
         """
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             stored = await store.create_item(connection, item)
         await self._catalogues.refresh(tenant_id, deadline=deadline)
         return stored
@@ -63,7 +63,7 @@ class Items:
             NotFoundError: It does not exist.
             AbortedError: The etag is out of date, or another writer was faster.
         """
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             current = await store.get_item(connection, item_id)
             stored = await store.update_item(connection, change(current), etag=etag or current.etag)
         await self._catalogues.refresh(tenant_id, deadline=deadline)
@@ -76,17 +76,13 @@ class Items:
             NotFoundError: It does not exist.
             AbortedError: The etag is out of date.
         """
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             await store.delete_item(connection, item_id, etag=etag)
         await self._catalogues.refresh(tenant_id, deadline=deadline)
 
     async def upsert_many(self, tenant_id: TenantId, items: Sequence[Item], *, deadline: float) -> UpsertCounts:
         """Creates or replaces items, all or none; of several with one id the last counts."""
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             counts = await store.upsert_items(connection, items)
         await self._catalogues.refresh(tenant_id, deadline=deadline)
         return counts
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())

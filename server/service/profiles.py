@@ -7,7 +7,7 @@ from typing import Any
 
 from server.cache import Cache
 from server.domain import Profile, TenantId, UserId
-from server.errors import NotFoundError
+from server.errors import NotFoundError, UnavailableError
 from server.service.users import PROFILES, Users
 from server.store import profiles as store
 from server.store.database import Database
@@ -30,6 +30,8 @@ class Profiles:
         """
         if token:
             known = await self._users.known(tenant_id, user_id, token=token, deadline=deadline)
+            if not known.consistent:
+                raise UnavailableError("redis", "the events of consistency_token could not be read; retry, or leave the token out")
             profile = known.profile if known.profile.version or known.profile.history else None
         else:
             async with self._database.tenant(tenant_id) as connection:
@@ -57,7 +59,6 @@ class Profiles:
         """
         async with self._database.tenant(tenant_id) as connection:
             existed = await store.delete_profile(connection, tenant_id, user_id)
-        await self._cache.invalidate(tenant_id, PROFILES, [user_id])
-        self._users.forget(tenant_id, user_id)
+        await self._users.forget(tenant_id, user_id)
         if not existed:
             raise NotFoundError(f"users/{user_id}/profile")

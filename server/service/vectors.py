@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,6 +21,7 @@ from server.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
 from server.inference import TextEncoder
 from server.retrieval.filters import compile_filter
 from server.retrieval.index import ItemIndex
+from server.service.deadlines import left_s
 from server.store import collections as store
 from server.store.collections import StoredVector
 from server.store.database import Connection, Database
@@ -27,6 +29,8 @@ from server.store.page_tokens import decode_page_token, encode_page_token, page_
 
 DEFAULT_K = 10
 _PAGE = 2000
+_AT_ONCE = 100
+"""Vectors that are taken in on the event loop, in about a millisecond; more go to a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,28 @@ class _Loaded:
 
     index: ItemIndex
     create_time: datetime
-    """Of the collection: one that was deleted and made again is another."""
+    """The collection's: another one of the same id is another collection."""
     revision: int = 0
+    heard: int = -1
+    """Notices that had come when it was last brought up to the store; -1 while it never was."""
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_in(self, after: int, page: Sequence[StoredVector]) -> None:
+        """Takes in the changes that follow a revision, in the thread it is called in. Does nothing if they came already.
+
+        They did when the call that read them was given up while its thread went on, and the next read them again.
+        """
+        with self.writing:
+            if self.revision != after or not page:
+                return
+            gone = [ItemId(one.vector_id) for one in page if one.deleted]
+            kept = [one for one in page if not one.deleted]
+            if gone:
+                self.index.delete(gone)
+            if kept:
+                items = [Item(item_id=ItemId(one.vector_id), title="", attributes=one.attributes) for one in kept]
+                self.index.upsert(items, np.stack([np.frombuffer(one.vector, "<f4") for one in kept]))
+            self.revision = page[-1].revision
 
 
 def parse_vector(content: bytes, name: str) -> NDArray[np.float32]:
@@ -79,7 +103,7 @@ class Vectors:
         self._encoder = encoder
         self._loaded: dict[tuple[TenantId, str], _Loaded] = {}
         self._locks: WeakValueDictionary[tuple[TenantId, str], asyncio.Lock] = WeakValueDictionary()
-        self._changed: set[tuple[TenantId, str]] = set()
+        self._notices: Counter[str] = Counter()
 
     async def upsert(self, tenant_id: TenantId, collection_id: str, vectors: Sequence[GivenVector], *, deadline: float) -> int:
         """Creates or replaces vectors, creating the collection with the first one's dimension; returns how many were sent.
@@ -88,14 +112,14 @@ class Vectors:
             InvalidFieldError: A vector has another dimension than the collection.
         """
         stored = [StoredVector(one.vector_id, one.vector.astype("<f4").tobytes(), one.attributes) for one in vectors]
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             dimension = await _dimension(connection, collection_id, len(vectors[0].vector))
             for position, one in enumerate(vectors):
                 if len(one.vector) != dimension:
                     message = f"has {len(one.vector)} floats; collections/{collection_id} takes {dimension}"
                     raise InvalidFieldError(f"vectors[{position}].vector", message)
             await store.upsert_vectors(connection, collection_id, stored)
-        await self._refresh(tenant_id, collection_id)
+        await self._refresh(tenant_id, collection_id, deadline=deadline)
         return len(vectors)
 
     async def delete(self, tenant_id: TenantId, collection_id: str, vector_ids: Sequence[str], *, deadline: float) -> int:
@@ -104,10 +128,10 @@ class Vectors:
         Raises:
             NotFoundError: The collection does not exist.
         """
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             await store.get_collection(connection, collection_id)
             deleted = await store.delete_vectors(connection, collection_id, vector_ids)
-        await self._refresh(tenant_id, collection_id)
+        await self._refresh(tenant_id, collection_id, deadline=deadline)
         return deleted
 
     async def search(
@@ -121,7 +145,7 @@ class Vectors:
             FilterSyntaxError: The filter does not parse.
         """
         selector = compile_filter(where) if where.strip() else None
-        loaded = await self._get(tenant_id, collection_id)
+        loaded = await self._get(tenant_id, collection_id, deadline=deadline)
         if isinstance(query, str):
             if loaded.index.dimension != VIEW_DIMENSIONS:
                 message = f"needs a collection of dimension {VIEW_DIMENSIONS}; this one has {loaded.index.dimension}, so send `vector`"
@@ -132,8 +156,8 @@ class Vectors:
         else:
             vector = query
         found = await loaded.index.search(vector[None], k or DEFAULT_K, where=selector)
-        rows = found.rows[0]
-        return [(str(name), float(score)) for name, score in zip(loaded.index.ids(rows), found.scores[0], strict=True)]
+        # One query's scores are as many as its ids, those of the view that searched: rows may be numbered anew by now.
+        return [(str(name), float(score)) for name, score in zip(found.ids[0], found.scores[0], strict=True)]
 
     async def list_page(self, tenant_id: TenantId, *, page_size: int, page_token: str) -> tuple[list[CollectionInfo], str]:
         """Returns a page of the collections, in the order of their ids, and the token of the next."""
@@ -152,67 +176,58 @@ class Vectors:
         Raises:
             NotFoundError: It does not exist.
         """
-        async with self._database.tenant(tenant_id, timeout_s=_left(deadline)) as connection:
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
             await store.delete_collection(connection, collection_id)
         self._loaded.pop((tenant_id, collection_id), None)
 
     def on_notice(self, payload: str) -> None:
-        """Hears that something changed: `tenant:collections`, or anything, if empty. The next search looks for changes."""
+        """Hears that something changed: `tenant:collections`, or nothing: notices may have been missed. Then the next search looks."""
         tenant, _, kind = payload.partition(":")
-        if not payload:
-            self._changed.update(self._loaded)
-        elif kind == "collections":
-            self._changed.update(key for key in self._loaded if key[0] == tenant)
+        if kind == "collections" or not payload:
+            self._notices[tenant] += 1
 
-    async def _get(self, tenant_id: TenantId, collection_id: str) -> _Loaded:
-        key = (tenant_id, collection_id)
-        loaded = self._loaded.get(key)
-        return await self._refresh(tenant_id, collection_id) if loaded is None or key in self._changed else loaded
+    def _heard(self, tenant_id: TenantId) -> int:
+        """Returns a number that grows with each notice that concerns the tenant."""
+        return self._notices[tenant_id] + self._notices[""]
 
-    async def _refresh(self, tenant_id: TenantId, collection_id: str) -> _Loaded:
-        """Brings the collection in memory up to the store, loading it if need be; forgets one that was deleted.
+    async def _get(self, tenant_id: TenantId, collection_id: str, *, deadline: float) -> _Loaded:
+        loaded = self._loaded.get((tenant_id, collection_id))
+        if loaded is None or loaded.heard != self._heard(tenant_id):
+            return await self._refresh(tenant_id, collection_id, deadline=deadline)
+        return loaded
 
-        Nobody sees a collection that is half loaded, nor takes one for whole whose changes could not be read.
+    async def _refresh(self, tenant_id: TenantId, collection_id: str, *, deadline: float) -> _Loaded:
+        """Brings the collection in memory up to the store and returns it; forgets one that was deleted.
+
+        What was read of a large one stays when the caller gives up, and the next goes on from there; none is searched before it is whole.
         """
         key = (tenant_id, collection_id)
         async with self._locks.setdefault(key, asyncio.Lock()):
-            self._changed.discard(key)
-            try:
-                async with self._database.tenant(tenant_id) as connection:
-                    collection = await store.get_collection(connection, collection_id)
-                loaded = self._loaded.get(key)
-                if loaded is None or loaded.create_time != collection.create_time:
-                    loaded = _Loaded(ItemIndex(collection.dimensions), collection.create_time)
-                await self._take_changes(tenant_id, collection_id, loaded)
-            except NotFoundError:
-                self._loaded.pop(key, None)
-                raise
-            except BaseException:
-                if key in self._loaded:
-                    self._changed.add(key)
-                raise
-            self._loaded[key] = loaded
-            return loaded
+            heard = self._heard(tenant_id)  # asked before the store, so that a notice that comes meanwhile makes the next search look
+            while True:
+                try:
+                    loaded, after, page = await self._read(key, deadline=deadline)
+                except NotFoundError:
+                    self._loaded.pop(key, None)
+                    raise
+                if len(page) > _AT_ONCE:
+                    await asyncio.to_thread(loaded.take_in, after, page)
+                else:
+                    loaded.take_in(after, page)
+                if len(page) < _PAGE:
+                    loaded.heard = heard
+                    return loaded
 
-    async def _take_changes(self, tenant_id: TenantId, collection_id: str, loaded: _Loaded) -> None:
-        while True:
-            async with self._database.tenant(tenant_id) as connection:
-                page = await store.changed_vectors(connection, collection_id, loaded.revision, _PAGE)
-            _take_in(loaded, page)
-            if len(page) < _PAGE:
-                return
-
-
-def _take_in(loaded: _Loaded, page: Sequence[StoredVector]) -> None:
-    gone = [ItemId(one.vector_id) for one in page if one.deleted]
-    kept = [one for one in page if not one.deleted]
-    if gone:
-        loaded.index.delete(gone)
-    if kept:
-        items = [Item(item_id=ItemId(one.vector_id), title="", attributes=one.attributes) for one in kept]
-        loaded.index.upsert(items, np.stack([np.frombuffer(one.vector, "<f4") for one in kept]))
-    if page:
-        loaded.revision = page[-1].revision
+    async def _read(self, key: tuple[TenantId, str], *, deadline: float) -> tuple[_Loaded, int, list[StoredVector]]:
+        """Returns the collection in memory, the revision it is at, and the next page of changes."""
+        tenant_id, collection_id = key
+        async with self._database.tenant(tenant_id, timeout_s=left_s(deadline)) as connection:
+            collection = await store.get_collection(connection, collection_id)
+            loaded = self._loaded.get(key)
+            if loaded is None or loaded.create_time != collection.create_time:
+                loaded = self._loaded[key] = _Loaded(ItemIndex(collection.dimensions), collection.create_time)
+            after = loaded.revision
+            return loaded, after, await store.changed_vectors(connection, collection_id, after, _PAGE)
 
 
 async def _dimension(connection: Connection, collection_id: str, dimension: int) -> int:
@@ -222,7 +237,3 @@ async def _dimension(connection: Connection, collection_id: str, dimension: int)
     with contextlib.suppress(AlreadyExistsError):
         return (await store.create_collection(connection, collection_id, dimension)).dimensions
     return (await store.get_collection(connection, collection_id)).dimensions  # another caller was faster; its dimension counts
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
