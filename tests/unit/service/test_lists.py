@@ -1,0 +1,42 @@
+"""The ladder and the lists that are kept."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain import ItemId, Reason, Rung, ScoredItem
+from server.service.lists import Ladder, RankedList, _decode, _encode, list_key
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(Rung)), st.text(max_size=5))))
+def test_a_ladder_only_goes_down_and_keeps_the_lowest_reason(drops: list[tuple[Rung, str]]) -> None:
+    """Whatever fails in whatever order, the rung is the lowest that was dropped to, with the reason of the first drop to it."""
+    ladder = Ladder()
+    for rung, reason in drops:
+        ladder.drop(rung, reason)
+    below = [(rung, reason) for rung, reason in drops if rung < Rung.FULL]
+    lowest = min((rung for rung, _ in below), default=Rung.FULL)
+    assert ladder.rung == lowest
+    assert ladder.reason == next((reason for rung, reason in below if rung == lowest), "")
+
+
+def test_a_list_comes_back_from_a_cache_as_it_was() -> None:
+    """Items, scores, reasons, candidates, runtime and rung survive the way through bytes."""
+    items = (ScoredItem(ItemId("a"), 0.25, (Reason("semantic", 0.2, "Reads like b"),)), ScoredItem(ItemId("b"), -1.0))
+    ranked = RankedList(items, "triton", (ItemId("b"), ItemId("a")), Ladder(Rung.NO_RANKER, "no ranker"))
+    assert _decode(_encode(ranked)) == ranked
+
+
+def test_a_key_tells_apart_whatever_changes_a_list() -> None:
+    """User, version of the profile, bundle and each part of what is asked make another key; the order of names does not."""
+    keys = {
+        list_key("u", 1, "b", [10, {"page": "x", "device": "y"}]),
+        list_key("v", 1, "b", [10, {"page": "x", "device": "y"}]),
+        list_key("u", 2, "b", [10, {"page": "x", "device": "y"}]),
+        list_key("u", 1, "c", [10, {"page": "x", "device": "y"}]),
+        list_key("u", 1, "b", [11, {"page": "x", "device": "y"}]),
+        list_key("u", 1, "b", [10, {"page": "x"}]),
+    }
+    assert len(keys) == 6
+    assert list_key("u", 1, "b", [10, {"device": "y", "page": "x"}]) in keys
