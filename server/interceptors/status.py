@@ -31,21 +31,31 @@ CODES: dict[type[errors.AisleError], int] = {
     errors.CorruptDataError: code_pb2.DATA_LOSS,
 }
 
+_MESSAGE_BYTES = 1000
+_DETAIL_BYTES = 300
 _log = logger(__name__)
 
 
 def status_of(error: errors.AisleError) -> Status:
     """Returns the status of an error, with `ErrorInfo` and what else fits it."""
     code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), code_pb2.INTERNAL)
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    metadata = {key: _cut(value, _DETAIL_BYTES) for key, value in error.metadata.items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, errors.InvalidFieldError):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+        field, description = _cut(error.field, _DETAIL_BYTES), _cut(error.description, _MESSAGE_BYTES)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, errors.OverloadedError):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return Status(code=code, message=error.message, details=[_packed(detail) for detail in details])
+    return Status(code=code, message=_cut(error.message, _MESSAGE_BYTES), details=[_packed(detail) for detail in details])
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """Returns the text, or its beginning: errors repeat what callers sent, and travel in trailers of at most 8 KiB."""
+    content = text.encode(errors="replace")
+    return text if len(content) <= most_bytes else content[:most_bytes].decode(errors="ignore") + "…"
 
 
 def _packed(detail: Message) -> any_pb2.Any:

@@ -204,6 +204,14 @@ ITEMS = [
         "RESOURCE_NOT_FOUND",
         says="items/none",
     ),
+    _field(
+        "field of 1 MB in a mask",
+        "ItemService/UpdateItem",
+        items.UpdateItemRequest(item=_item(name="items/none"), update_mask=_mask("\n" * 1_000_000)),
+        "",
+        "update_mask",
+        "…",
+    ),
     Case(
         "update of nothing",
         "ItemService/UpdateItem",
@@ -322,6 +330,14 @@ PAGES = [
         _GENERATED,
         "content_types",
         "popup",
+    ),
+    _field(
+        "content type of 1 MB",
+        _GENERATE,
+        personalization.GeneratePersonalizationRequest(user_id="a", content_types=["é" * 500_000]),
+        _GENERATED,
+        "content_types",
+        "…",
     ),
     _field(
         "unknown depth",

@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
-from server.errors import FilterSyntaxError, OverloadedError
+from server.errors import FilterSyntaxError, InvalidFieldError, OverloadedError
 from server.interceptors.admission import Admission
 from server.interceptors.call import Call, CallError
 from server.interceptors.status import convert_errors, status_of
@@ -92,3 +92,11 @@ def test_a_filter_error_names_field_and_position() -> None:
     assert status.details[1].Unpack(bad)
     assert dict(info.metadata) == {"field": "filter", "position": "7"}
     assert bad.field_violations[0].field == "filter"
+
+
+def test_errors_fit_into_trailers_whatever_they_repeat() -> None:
+    """Long words of callers are cut in message, field, description and metadata, on a character; short ones stay as they are."""
+    status = status_of(InvalidFieldError("é" * 5000, "é" * 5000, value="é" * 5000))
+    assert status.ByteSize() < 4000
+    assert status.message.endswith("é…")
+    assert status_of(InvalidFieldError("title", "is required")).message == "title: is required"
