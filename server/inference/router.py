@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -122,12 +122,12 @@ class Router:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._mender is not None:
-            self._mender.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._mender
-        for lane in self._lanes:
-            await lane.runtime.close()
+        async with AsyncExitStack() as closing:
+            for lane in self._lanes:
+                closing.push_async_callback(lane.runtime.close)
+            if self._mender is not None:
+                self._mender.cancel()
+                await asyncio.gather(self._mender, return_exceptions=True)
 
     @property
     def concurrency(self) -> int:
@@ -237,8 +237,8 @@ class Router:
             await lane.runtime.load(model_name, model.spec, model.onnx)
             theirs = await lane.runtime.infer(model_name, model.spec, probe, timeout_s=5.0)
             ours = await self._lanes[-1].runtime.infer(model_name, model.spec, probe, timeout_s=5.0)
-        except AisleError as error:
-            _log.warning("model not loaded", model=model_name, runtime=lane.runtime.name, error=str(error))
+        except Exception as error:  # noqa: BLE001  # a file that is gone or unreadable is no reason to stop mending the rest
+            _log.warning("model not loaded", model=model_name, runtime=lane.runtime.name, error=repr(error))
             return False
         worst = max(float(np.abs(theirs[spec.name] - ours[spec.name]).max()) for spec in model.spec.outputs)
         if worst > _SAME:
@@ -257,6 +257,8 @@ class Router:
                     await self._mend_lane(lane)
                 except AisleError as error:
                     _log.debug("still down", runtime=lane.runtime.name, error=str(error))
+                except Exception as error:  # noqa: BLE001  # the task must outlive whatever one round meets
+                    _log.warning("runtime not mended", runtime=lane.runtime.name, error=repr(error))
 
     async def _mend_lane(self, lane: _Lane) -> None:
         now = time.monotonic()

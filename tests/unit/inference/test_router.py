@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +176,39 @@ async def test_an_unloaded_model_is_unknown_to_every_runtime() -> None:
         await router.unload("ranker-x")
         with pytest.raises(NotFoundError):
             await ask(router)
+
+
+class Careless(FaultyRuntime):
+    """A runtime that meets what nobody foresaw: its first load finds no file, the next look at its health breaks, and it does not close."""
+
+    troubles = 2
+
+    async def load(self, model_name: str, spec: ModelSpec, onnx: bytes | Path) -> None:
+        """Fails once."""
+        if self.troubles == 2:
+            self.troubles = 1
+            raise FileNotFoundError("config.pbtxt")
+        await super().load(model_name, spec, onnx)
+
+    async def ready(self) -> bool:
+        """Fails once, after the load did."""
+        if self.troubles == 1:
+            self.troubles = 0
+            raise ValueError("no such state")
+        return await super().ready()
+
+    async def close(self) -> None:
+        """Closes, and fails all the same."""
+        await super().close()
+        raise OSError("socket")
+
+
+async def test_an_unforeseen_error_costs_neither_the_mending_nor_the_close() -> None:
+    """A runtime whose load, health and close raise errors of no class of ours serves when they pass; the others are closed at the end."""
+    last = LocalRuntime(threads=2)
+    router = await Router([(last, 2), (Careless(), 2), (LocalRuntime(threads=2), 2)]).__aenter__()
+    await router.load("ranker-x", RANKER, linear_ranker())
+    await until(router, "faulty")
+    with pytest.raises(OSError, match="socket"):
+        await router.__aexit__(None, None, None)
+    assert not await last.ready()
