@@ -37,7 +37,8 @@ reference at `/docs` and as OpenAPI 3.1 at `/openapi.json`; `/healthz/live`, `/h
 | `grpc-timeout` | How long the caller waits, such as `500m` for half a second. |
 | `traceparent` | W3C trace context. |
 
-A key has scopes; `admin` stands for all. Calls from the server's own machine may come without a key unless `AISLE_REQUIRE_KEY` is set.
+A key has scopes; `admin` stands for all. Calls from the server's own machine may come without a key unless `AISLE_REQUIRE_KEY` is set,
+but not from web pages of another origin. A JSON body needs `content-type: application/json`.
 
 In JSON, field names are lowerCamelCase (snake_case is read too), 64-bit integers are strings, bytes are base64, times RFC 3339. Vectors are
 bytes: little-endian float32.

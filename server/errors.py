@@ -77,7 +77,7 @@ class UnauthenticatedError(AisleError):
 
 
 class PermissionDeniedError(AisleError):
-    """The credential lacks the scope that the method needs."""
+    """The credential lacks the scope that the method needs, or a web page of another origin sent none."""
 
     reason = "PERMISSION_DENIED"
 

@@ -22,6 +22,7 @@ from server.gateway.http import (
     Send,
     call_of,
     check_json,
+    check_site,
     headers_of,
     raw_path,
     read_body,
@@ -141,6 +142,7 @@ class Gateway:
             status = unimplemented(call.method)
             status.message = f"{call.method} streams, which this HTTP door does not offer; call it by gRPC"
             raise CallError(status)
+        check_site(call, headers)
         binder = self._binders[id(route)]
         body = await read_body(receive, headers, limit=self._max_body_bytes)
         if body and binder.takes_body and not binder.takes_raw_body:

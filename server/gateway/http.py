@@ -8,8 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
-from server.errors import InvalidArgumentError, InvalidFieldError
+from server.errors import InvalidArgumentError, InvalidFieldError, PermissionDeniedError
 from server.gateway.replies import HttpError, Reply
 from server.interceptors.call import Call
 
@@ -98,6 +99,23 @@ def _is_loopback(scope: Scope, headers: dict[str, str]) -> bool:
         return False
 
 
+def cross_site(headers: dict[str, str]) -> bool:
+    """Returns whether a browser sent the request for a page of another origin. Other clients send none of these headers."""
+    origin = headers.get("origin")
+    own = origin is None or urlsplit(origin).netloc == headers.get("host")
+    return headers.get("sec-fetch-site", "none") not in {"same-origin", "none"} or not own
+
+
+def check_site(call: Call, headers: dict[str, str]) -> None:
+    """Refuses what pages of other origins send with the browser of someone on this machine, whom it needs no key to be.
+
+    Raises:
+        PermissionDeniedError: The call comes from such a page and without a key.
+    """
+    if call.loopback and not call.metadata.keys() & {"authorization", "x-api-key"} and cross_site(headers):
+        raise PermissionDeniedError("a web page of another origin called without a key; send `authorization: Bearer KEY`")
+
+
 def raw_path(scope: Scope) -> str:
     """Returns the path as it came, percent-encoded.
 
@@ -149,7 +167,7 @@ def _too_large(limit: int) -> HttpError:
 
 
 def check_json(headers: dict[str, str]) -> None:
-    """Refuses a body that says it is not JSON in UTF-8. One that says nothing is taken for it.
+    """Refuses a body that does not say it is JSON. Browsers send JSON to another origin only after asking, which nothing here allows.
 
     Raises:
         HttpError: 415.
@@ -162,7 +180,7 @@ def check_json(headers: dict[str, str]) -> None:
         raise HttpError(
             415, InvalidArgumentError(f"content-encoding {encoding!r} is not read; send the body as it is", header="content-encoding")
         )
-    if kind and kind not in {"application/json", "text/json"} and not (kind.startswith("application/") and kind.endswith("+json")):
+    if kind not in {"application/json", "text/json"} and not (kind.startswith("application/") and kind.endswith("+json")):
         message = f"content-type {kind[:80]!r} is not read; send JSON with `content-type: application/json`"
         raise HttpError(415, InvalidArgumentError(message, header="content-type"))
     if charset and charset not in {"utf-8", "utf8"}:

@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.rpc import code_pb2
 from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -28,7 +27,8 @@ from aisle.v1 import event_service_pb2 as events
 from aisle.v1 import item_service_pb2 as items
 from aisle.v1 import personalization_service_pb2 as personalization
 from aisle.v1 import recommendation_service_pb2 as recommendation
-from server.gateway.http import AsgiApp, call_of, headers_of
+from server.gateway.http import AsgiApp, call_of, cross_site, headers_of
+from server.gateway.replies import HTTP_STATUS
 from server.interceptors.call import CallError, Dispatcher
 
 ACTIONS = {"view": "Look closer", "save": "Save", "enquire": "Enquire", "book": "Book"}
@@ -38,16 +38,6 @@ _SHOWN = 12
 _FORM_BYTES = 16 * 1024
 _OFFERED = tuple(f"couple-{number:06d}" for number in range(16))
 """The first users of the demo tenant."""
-
-_HTTP_STATUS = {
-    code_pb2.INVALID_ARGUMENT: 400,
-    code_pb2.UNAUTHENTICATED: 401,
-    code_pb2.PERMISSION_DENIED: 403,
-    code_pb2.NOT_FOUND: 404,
-    code_pb2.RESOURCE_EXHAUSTED: 429,
-    code_pb2.UNAVAILABLE: 503,
-    code_pb2.DEADLINE_EXCEEDED: 504,
-}
 
 _Reply = TypeVar("_Reply", bound=Message)
 
@@ -109,7 +99,7 @@ class Pages:
 
     async def act(self, request: Request) -> Response:
         """Sends the event of a button, then shows the page that has seen it. Reloading that page sends nothing again."""
-        if not _from_this_page(request):
+        if cross_site(headers_of(request.scope)):
             return await self._page(
                 403, "home.html", error="This form was sent from another site, so nothing was done. Open / and use the buttons there."
             )
@@ -129,7 +119,7 @@ class Pages:
         return RedirectResponse(f"/?{urlencode(query)}", status_code=303)
 
     async def _failure(self, error: CallError, user_id: str) -> HTMLResponse:
-        return await self._page(_HTTP_STATUS.get(error.status.code, 500), "home.html", user_id=user_id, error=error.status.message)
+        return await self._page(HTTP_STATUS.get(error.status.code, 500), "home.html", user_id=user_id, error=error.status.message)
 
     async def _page(self, status: int, template: str, **values: object) -> HTMLResponse:
         nonce = secrets.token_urlsafe(12)
@@ -160,15 +150,6 @@ async def _form(request: Request) -> dict[str, str]:
         return dict(parse_qsl(body.decode(), max_num_fields=8))
     except ValueError:  # not UTF-8, or more fields than ours have
         return {}
-
-
-def _from_this_page(request: Request) -> bool:
-    """Tells a form of ours from one that another site sends with the visitor's browser."""
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site in {"same-origin", "none"}
-    origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
 class _Calls:

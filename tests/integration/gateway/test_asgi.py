@@ -267,11 +267,36 @@ async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient
     assert reply.status_code == 413
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=UTF-8", "application/merge-patch+json", ""])
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=UTF-8", "application/merge-patch+json"])
 async def test_json_content_types_are_read(client: httpx.AsyncClient, kind: str) -> None:
-    """JSON by any of its names is read, and so is a body that does not say."""
-    reply = await client.post("/v1/echo", content=b'{"int32Field": 1}', headers={"content-type": kind} if kind else {})
+    """JSON by any of its names is read."""
+    reply = await client.post("/v1/echo", content=b'{"int32Field": 1}', headers={"content-type": kind})
     assert reply.json() == {"int32Field": 1}
+
+
+async def test_a_body_that_does_not_say_json_is_refused(client: httpx.AsyncClient) -> None:
+    """A page of another site may send a body without a type, or of a form's type, but not JSON."""
+    reply = await client.post("/v1/echo", content=b"{}")
+    assert reply.status_code == 415
+    assert "content-type: application/json" in reply.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.test"}, {"origin": "null"}]
+)
+async def test_pages_of_other_sites_need_a_key(client: httpx.AsyncClient, dispatcher: LibraryDispatcher, headers: dict[str, str]) -> None:
+    """A call without a key that a browser on this machine sends for another site is refused; with a key it is answered."""
+    refused = await client.post("/v1/shelves/1/books/2:archive", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, code_pb2.PERMISSION_DENIED)
+    assert dispatcher.last is None
+    allowed = await client.post("/v1/shelves/1/books/2:archive", headers={**headers, "authorization": "Bearer k"})
+    assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"sec-fetch-site": "none"}, {"sec-fetch-site": "same-origin", "origin": "http://test"}])
+async def test_own_pages_and_programs_need_no_key_here(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    """Pages of this server, addresses typed into a browser, and curl, which says nothing of a site, are answered."""
+    assert (await client.post("/v1/shelves/1/books/2:archive", headers=headers)).status_code == 200
 
 
 async def test_405_names_what_is_allowed_and_options_asks(client: httpx.AsyncClient) -> None:
@@ -385,7 +410,7 @@ async def test_a_client_that_leaves_cancels_its_call(app: Gateway, dispatcher: L
         "path": "/v1/echo",
         "raw_path": b"/v1/echo",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
         "client": None,
     }
     await asyncio.wait_for(app(scope, receive, send), 10)
@@ -411,7 +436,7 @@ async def test_a_stop_of_the_server_is_not_taken_for_a_leaving_client(app: Gatew
         "path": "/v1/echo",
         "raw_path": b"/v1/echo",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
         "client": None,
     }
     task = asyncio.create_task(app(scope, receive, send))
