@@ -8,11 +8,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from google.protobuf.message import Message
 
 from server.domain import TenantId
-from server.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
+from server.errors import OverloadedError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from server.interceptors.call import Call
 from server.interceptors.chain import Handler
 
@@ -32,7 +32,13 @@ METHOD_SCOPES = {"/aisle.v1.PersonalizationService/GeneratePersonalization": "re
 _FRESH_S = 30.0
 _KEPT_S = 600.0
 _LOOKUP_S = 1.0
+_FIRST_LOOKUP_S = 5.0
 _PAUSE_S = 5.0
+_UNKNOWN_S = 5.0
+_LOOKUPS = 4
+"""Keys looked up at once: whoever guesses keys gets this share of the database's connections."""
+_WAITING = 64
+"""Keys looked up or waiting for it. Past it those never seen are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,10 @@ class _Known:
 
 
 class Auth:
-    """Keys are looked up at most every 30 s; while the database is down or hangs, a key seen in the last ten minutes still opens."""
+    """Keys are looked up at most every 30 s, each once however many calls carry it, and those that nobody issued at most every 5 s.
+
+    While the database is down or hangs, a key seen in the last ten minutes still opens.
+    """
 
     def __init__(
         self,
@@ -74,6 +83,9 @@ class Auth:
         self._local = local
         self._clock = clock
         self._known: LRUCache[bytes, _Known] = LRUCache(maxsize=10_000)
+        self._unknown: TTLCache[bytes, bool] = TTLCache(maxsize=10_000, ttl=_UNKNOWN_S, timer=clock)
+        self._asked: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._turns = asyncio.Semaphore(_LOOKUPS)
 
     async def __call__(self, call: Call, request: Message, handler: Handler) -> Message:
         """Fills the call's tenant and scopes.
@@ -81,6 +93,7 @@ class Auth:
         Raises:
             UnauthenticatedError: No credential, or an unknown one.
             PermissionDeniedError: The credential lacks the method's scope.
+            OverloadedError: Too many other keys are being looked up.
         """
         principal = await self._principal(call)
         scope = METHOD_SCOPES.get(call.method) or SCOPES[call.method.split("/")[1]]
@@ -110,15 +123,41 @@ class Auth:
         if known is not None and now < known.ask_s:
             return known.principal
         try:
-            async with asyncio.timeout(_LOOKUP_S if known else None):
-                principal = await self._lookup(key)
-        except (UnavailableError, TimeoutError):
+            principal = None if digest in self._unknown else await self._answer(digest, key, seen=known is not None)
+        except UnavailableError:
             if known is None or now >= known.found_s + _KEPT_S:
                 raise
             known.ask_s = now + _PAUSE_S  # the outage is not paid for with every call
             return known.principal
         if principal is None:
-            self._known.pop(digest, None)
             raise UnauthenticatedError("this key is unknown, expired or revoked; create one with `aisle keys create`")
-        self._known[digest] = _Known(principal, now, now + _FRESH_S)
         return principal
+
+    async def _answer(self, digest: bytes, key: str, *, seen: bool) -> Principal | None:
+        """Returns the look-up's answer, of the one under way if there is one."""
+        asked = self._asked.get(digest)
+        if asked is None:
+            if not seen and len(self._asked) >= _WAITING:
+                raise OverloadedError("too many keys that were never seen come at once; retry in a second", retry_after_s=1.0)
+            asked = self._asked[digest] = asyncio.create_task(self._ask(digest, key, _LOOKUP_S if seen else _FIRST_LOOKUP_S))
+            asked.add_done_callback(lambda done: self._answered(digest, done))
+        return await asyncio.shield(asked)  # a caller that gives up must not take the answer from the others
+
+    async def _ask(self, digest: bytes, key: str, timeout_s: float) -> Principal | None:
+        try:
+            async with asyncio.timeout(timeout_s), self._turns:
+                principal = await self._lookup(key)
+        except TimeoutError as error:
+            raise UnavailableError("database", "did not say in time whose key this is; retry") from error
+        if principal is None:
+            self._known.pop(digest, None)
+            self._unknown[digest] = True
+        else:
+            now = self._clock()
+            self._known[digest] = _Known(principal, now, now + _FRESH_S)
+        return principal
+
+    def _answered(self, digest: bytes, asked: asyncio.Task[Principal | None]) -> None:
+        del self._asked[digest]
+        if not asked.cancelled():
+            asked.exception()  # everyone who waited may have given up before it failed
