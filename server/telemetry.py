@@ -29,6 +29,7 @@ STREAM_LAG = Gauge("aisle_stream_lag_entries", "Stream entries appended and not 
 EVENTS_APPLIED = Counter("aisle_events_applied_total", "Events written to the database", ["tenant"])
 EVENTS_DUPLICATE = Counter("aisle_events_duplicate_total", "Events dropped because their id was known", ["tenant"])
 EVENTS_DEAD = Counter("aisle_events_dead_letter_total", "Stream entries moved to the dead-letter stream", ["tenant"])
+DECISIONS_DROPPED = Counter("aisle_decisions_dropped_total", "Decision records lost: Redis was away too long, or they are no JSON")
 INDEX_ITEMS = Gauge("aisle_index_items", "Items in the retrieval index", ["tenant"])
 PART_UP = Gauge("aisle_part_up", "1 while a part answers", ["part"])
 PART_RESTARTS = Counter("aisle_part_restarts_total", "Restarts of an embedded part", ["part"])

@@ -20,6 +20,16 @@ from server.stream.connection import LOST, stream_key
 PAYLOAD = b"p"
 GROUP = "workers"
 _DEAD_ENTRIES = 100_000
+_FORGET = """
+for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local member = {}
+  for at = 1, #fields, 2 do member[fields[at]] = fields[at + 1] end
+  if member.pending == 0 and member.idle >= tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], member.name)
+  end
+end
+"""
+"""In one step: a member that woke between the look and the deletion would lose what it was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class StreamConsumer:
         count: int = 50,
         block_s: float = 0.5,
         reclaim_idle_s: float = 5.0,
+        forget_idle_s: float = 3600.0,
     ) -> None:
         """Stores the arguments.
 
@@ -55,6 +66,7 @@ class StreamConsumer:
             count: Entries of one tenant a read returns at most.
             block_s: Seconds a read waits for entries.
             reclaim_idle_s: Seconds after which an entry that another member was given counts as abandoned.
+            forget_idle_s: Seconds after which a member that was given nothing, or whose entries others took over, is struck off.
         """
         self.stream = stream
         self._redis = client
@@ -62,9 +74,12 @@ class StreamConsumer:
         self._count = count
         self._block_s = block_s
         self._reclaim_idle_s = reclaim_idle_s
+        self._forget_idle_s = forget_idle_s
+        self._forget = client.register_script(_FORGET)
         self._grouped: set[TenantId] = set()
         self._own_first = True
         self._next_reclaim = 0.0
+        self._next_forget = 0.0
 
     async def read(self, tenants: Sequence[TenantId]) -> dict[TenantId, list[Entry]]:
         """Returns entries to handle, by tenant: own ones left over, then abandoned ones, then new ones; none if none came in time.
@@ -84,6 +99,7 @@ class StreamConsumer:
                 if abandoned:
                     return abandoned
                 self._next_reclaim = time.monotonic() + self._reclaim_idle_s / 2
+                await self._forget_idle(tenants)
             return await self._read(tenants, ">", block_ms=int(self._block_s * 1000))
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
@@ -163,6 +179,14 @@ class StreamConsumer:
             if answer[1]:
                 found[tenant_id] = _entries(answer[1])
         return found
+
+    async def _forget_idle(self, tenants: Sequence[TenantId]) -> None:
+        """Strikes off members that are long gone: their names hold the id of a process, so the list would grow with every restart."""
+        if time.monotonic() < self._next_forget:
+            return
+        for tenant_id in tenants:
+            await self._forget(keys=[stream_key(tenant_id, self.stream)], args=[GROUP, int(self._forget_idle_s * 1000)])
+        self._next_forget = time.monotonic() + self._forget_idle_s / 4
 
 
 def _entries(rows: Sequence[Any]) -> list[Entry]:

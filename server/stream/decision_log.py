@@ -16,7 +16,7 @@ from server.errors import InvalidFieldError
 from server.stream.codec import encode_decision, pack
 from server.stream.connection import stream_key
 from server.stream.consumer import PAYLOAD
-from server.telemetry import logger
+from server.telemetry import DECISIONS_DROPPED, logger
 
 DECISIONS = "decisions"
 _ENTRY_DECISIONS = 50
@@ -38,12 +38,12 @@ class DecisionLog:
         self._wake = asyncio.Event()
         self._stopping = False
         self.dropped = 0
-        """Records lost to a full buffer, or that could not be written as JSON."""
+        """Records lost to a full buffer, to a stop while Redis was away, or because they are no JSON."""
 
     def record(self, tenant_id: TenantId, decision: Decision) -> None:
         """Keeps the record for writing. Never blocks, never raises."""
         if len(self._records) == self._records.maxlen:
-            self.dropped += 1
+            self._drop(1)
             if self.dropped % 1000 == 1:
                 _log.warning("decisions_dropped", total=self.dropped)
         self._records.append((tenant_id, decision))
@@ -79,6 +79,7 @@ class DecisionLog:
             except (RedisError, OSError) as error:
                 self._put_back(taken)
                 if time.monotonic() > give_up:
+                    self._drop(len(self._records))
                     _log.warning("decisions_lost", records=len(self._records), error=str(error))
                     return
                 pause_s = min(2 * pause_s, 2.0)
@@ -90,7 +91,7 @@ class DecisionLog:
             try:
                 encoded.setdefault(tenant_id, []).append(encode_decision(decision))
             except InvalidFieldError as error:
-                self.dropped += 1
+                self._drop(1)
                 _log.warning("decision_dropped", decision_id=decision.decision_id, error=error.message)
         if not encoded:
             return
@@ -103,6 +104,10 @@ class DecisionLog:
 
     def _put_back(self, taken: list[tuple[TenantId, Decision]]) -> None:
         room = (self._records.maxlen or 0) - len(self._records)
-        self.dropped += max(0, len(taken) - room)
+        self._drop(max(0, len(taken) - room))
         self._records.extendleft(reversed(taken[max(0, len(taken) - room) :]))
         self._wake.set()
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        DECISIONS_DROPPED.inc(count)

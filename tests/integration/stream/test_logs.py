@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from server.domain import Decision, DecisionId, ItemId, TenantId, UserId
 from server.stream import DecisionLog, Invalidations, StreamConsumer, connect
-from server.stream.codec import decode_decision, unpack
+from server.stream.codec import decode_decision, pack, unpack
+from server.stream.consumer import PAYLOAD
 from tests.event_factories import NOON
 from tests.eventually import eventually
 from tests.redis_server import OwnRedis
@@ -48,12 +50,14 @@ async def test_recorded_decisions_reach_the_stream_in_order(own_redis: OwnRedis)
 async def test_decisions_wait_for_redis_and_the_oldest_leave_first(own_redis: OwnRedis) -> None:
     """While Redis is dead, recording neither blocks nor fails; the newest that fit are written when it is back."""
     made = _decisions(30)
+    dropped = REGISTRY.get_sample_value("aisle_decisions_dropped_total") or 0
     await own_redis.kill()
     async with connect(own_redis.url, timeout_s=0.5) as client:
         async with DecisionLog(client, capacity=20).running() as log:
             for decision in made:
                 log.record(ACME, decision)
             assert log.dropped == 10
+            assert REGISTRY.get_sample_value("aisle_decisions_dropped_total") == dropped + 10
             await asyncio.sleep(0.2)
             await own_redis.start()
         assert made[10:] == await _written(client)
@@ -98,3 +102,19 @@ async def test_every_listener_hears_an_invalidation(own_redis: OwnRedis) -> None
             await until(4)
     missed = ("", "", [])
     assert [[missed, ("acme", "user", ["ann", "bob"]), missed, ("acme", "user", ["eve"])]] * 2 == heard
+
+
+async def test_members_of_dead_names_are_struck_off(own_redis: OwnRedis) -> None:
+    """A member that left nothing behind is deleted once it is idle; one that holds an entry stays until another takes that over."""
+    async with connect(own_redis.url, timeout_s=2.0) as client:
+        await client.xadd("aisle:{acme}:events", {PAYLOAD: pack([])})
+        for name in ("holder", "idler"):
+            await StreamConsumer(client, stream="events", name=name, block_s=0.05).read([ACME])
+        await asyncio.sleep(0.3)
+
+        async def members(name: str, **patience: float) -> list[bytes]:
+            await StreamConsumer(client, stream="events", name=name, block_s=0.05, **patience).read([ACME])
+            return sorted(member["name"] for member in await client.xinfo_consumers("aisle:{acme}:events", "workers"))
+
+        assert await members("patient") == [b"holder", b"idler", b"patient"]
+        assert await members("heir", forget_idle_s=0.2) == [b"heir", b"holder", b"patient"]
