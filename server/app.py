@@ -1,7 +1,7 @@
 """The composition root: builds every part in order, serves, and takes all down in reverse.
 
-Stop order: health says NOT_SERVING, both doors drain, the logs flush, the workers stop, the connections close. An accepted request is
-answered, an acknowledged event is in the stream.
+Stop order: health says NOT_SERVING, both doors drain at once, the workers finish their batch, the logs flush, the connections close. An
+accepted request is answered, an acknowledged event is in the stream.
 """
 
 from __future__ import annotations
@@ -143,8 +143,10 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
             default_timeout_s=settings.default_timeout_s,
             mounts=demo_pages(dispatcher),
         )
-        http = open_gateway(gateway, settings.http_address, drain_s=settings.drain_s, reuse_port=reuse_port)
-        http_address = await stack.enter_async_context(http)
+        http = await stack.enter_async_context(AsyncExitStack())
+        http_address = await http.enter_async_context(
+            open_gateway(gateway, settings.http_address, drain_s=settings.drain_s, reuse_port=reuse_port)
+        )
         door = await stack.enter_async_context(
             open_grpc_door(
                 dispatcher,
@@ -158,7 +160,7 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
             yield Serving(f"{_host(settings.grpc_address)}:{door.port}", http_address)
         finally:
             health.stopping = True
-            await door.drain(settings.drain_s)
+            await asyncio.gather(door.drain(settings.drain_s), http.aclose())
 
 
 class _Health:
@@ -204,6 +206,7 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
     invalidations = Invalidations(stream)
     shared = SharedCache(await _redis(stack, endpoints.redis_url, _CACHE_TIMEOUT_S))
     cache = Cache(MemoryCache(_L1_BYTES), shared, invalidations.publish)
+    stack.push_async_callback(cache.close)
     event_log = await stack.enter_async_context(EventLog(stream).running())
     decision_log = await stack.enter_async_context(DecisionLog(stream).running())
     catalogues = Catalogues(

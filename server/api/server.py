@@ -128,7 +128,11 @@ def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
 async def open_grpc_door(
     dispatcher: Dispatcher, *, address: str, default_timeout_s: float, max_message_bytes: int, reuse_port: bool
 ) -> AsyncIterator[GrpcDoor]:
-    """Yields the serving door; drains nothing by itself on exit, so call `drain` first."""
+    """Yields the serving door; drains nothing by itself on exit, so call `drain` first.
+
+    Raises:
+        UnavailableError: The address cannot be had.
+    """
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -147,7 +151,12 @@ async def open_grpc_door(
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     services = sorted({name.split("/")[1] for name in dispatcher.methods})
     _add_reflection(server, [*services, HEALTH])
-    port = server.add_insecure_port(address)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:  # gRPC's own text says no more than that it failed
+        raise UnavailableError(
+            "grpc", f"cannot listen on AISLE_GRPC_ADDRESS={address}; choose another HOST:PORT, port 0 for a free one"
+        ) from error
     await server.start()
     for service in ("", *services):
         await checks.set(service, health_pb2.HealthCheckResponse.SERVING)

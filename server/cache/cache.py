@@ -118,6 +118,13 @@ class Cache:
         for full in fulls:
             self._flights.pop(full, None)
 
+    async def close(self) -> None:
+        """Ends what is still computed for callers that gave up. Call it before what `compute` and Redis need is closed."""
+        flights = list(self._tasks)
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
     async def _fly(self, full: Key, ttl_s: float, compute: Compute) -> Cached:
         me = asyncio.current_task()
         if self._owed:

@@ -178,3 +178,18 @@ async def test_an_invalidation_that_redis_missed_is_made_up_for(replicas: list[C
 
     await eventually(settled)
     await eventually(lambda: _reads(far, source, b"two"))
+
+
+async def test_closing_ends_what_nobody_waits_for(replicas: list[Cache]) -> None:
+    """A computation whose caller gave up is over when the cache is closed, and does not outlive what it reads from."""
+    source = Source()
+    waiting = asyncio.create_task(_read(replicas[0], source.compute_slowly))
+
+    async def begun() -> bool:
+        return bool(source.asked)
+
+    await eventually(begun)
+    waiting.cancel()
+    others = asyncio.all_tasks()
+    await replicas[0].close()
+    assert [task.get_name() for task in others & asyncio.all_tasks() if "Cache._fly" in str(task.get_coro())] == []
