@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     """OTLP gRPC endpoint for traces and metrics, such as `http://127.0.0.1:4317`. Empty: none are sent."""
 
     require_key: bool = False
-    """Refuse calls without a key even on loopback. A non-loopback bind always does."""
+    """Refuse calls without a key even on loopback. An address that other machines can reach is refused without it."""
 
     local_tenant: str = "demo"
     """Tenant of a call that carries no key on loopback."""

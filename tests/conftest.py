@@ -11,9 +11,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper
 
 from server.embedded import Parts, running_parts
+
+# A busy machine is slow, not wrong.
+settings.register_profile("aisle", deadline=None)
+settings.load_profile("aisle")
 
 pytest_plugins = ["tests.fixtures_store", "tests.fixtures_server"]
 

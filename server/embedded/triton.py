@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from tritonclient.grpc import service_pb2
 
 from server.embedded.child import ServerSpec
 from server.errors import FailedPreconditionError
@@ -187,6 +186,8 @@ def _clear_shared_memory(prefix: str) -> None:
 
 async def triton_answers(address: str) -> bool:
     """Returns whether Triton at HOST:PORT is ready: its models are loaded and it answers over gRPC."""
+    from tritonclient.grpc import service_pb2  # half a second, which commands without Triton need not wait
+
     async with grpc.aio.insecure_channel(address) as channel:
         ready = channel.unary_unary(
             "/inference.GRPCInferenceService/ServerReady",
