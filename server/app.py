@@ -6,7 +6,6 @@ accepted request is answered, an acknowledged event is in the stream.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -38,7 +37,8 @@ from server.api.vector import VectorServicer
 from server.cache import Cache, MemoryCache
 from server.cache.shared import SharedCache
 from server.domain import Event, TenantId, UserId
-from server.errors import AisleError, FailedPreconditionError
+from server.domain.history import subject_of
+from server.errors import FailedPreconditionError, UnavailableError
 from server.gateway.build import build_gateway
 from server.gateway.descriptors import load_set
 from server.gateway.pages import demo_pages
@@ -57,12 +57,14 @@ from server.service.bundle_folder import BundleFolder
 from server.service.catalogues import Catalogues
 from server.service.decisions import Decisions
 from server.service.events import Events
+from server.service.health import Check, Health
 from server.service.items import Items
 from server.service.lists import RankedLists
 from server.service.personalization import Personalization
 from server.service.profiles import Profiles
 from server.service.recommendation import Recommendations
 from server.service.snapshots import Snapshots
+from server.service.user_vectors import UserVectors
 from server.service.users import PROFILES, Users
 from server.service.vectors import Vectors
 from server.settings import Settings
@@ -74,7 +76,6 @@ from server.telemetry import configure_telemetry
 from server.worker import decision_worker, event_worker
 
 _STREAM_TIMEOUT_S = 5.0
-_HEALTH_S = 1.0
 _CACHE_TIMEOUT_S = 0.05
 _PRELOADED = 32
 """Tenants whose catalogues are loaded at the start; those of more are loaded at their first request."""
@@ -130,13 +131,14 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
         services = await _services(stack, settings, endpoints, database, inference)
         admission = Admission(settings.max_in_flight)
         dispatcher = _dispatcher(settings, services, database, admission, tracer)
-        health = _Health(database, services.inference)
+        health = Health(_checks(database, services.stream, inference, triton=bool(endpoints.triton_url)))
         described = load_set((files("aisle") / ".." / "descriptors.binpb").read_bytes())
         gateway = build_gateway(
             dispatcher,
             pool=described.pool,
             comments=described.comments,
             ready=health.missing,
+            degraded=health.degraded,
             title="Aisle",
             version=__version__,
             max_body_bytes=settings.max_message_bytes,
@@ -163,28 +165,6 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
             await asyncio.gather(door.drain(settings.drain_s), http.aclose())
 
 
-class _Health:
-    """What keeps this process from serving."""
-
-    def __init__(self, database: Database, inference: Inference) -> None:
-        self._database = database
-        self._inference = inference
-        self.stopping = False
-
-    async def missing(self) -> list[str]:
-        """Returns one line a missing part. Redis and Triton may be down: reads go on without them."""
-        if self.stopping:
-            return ["stopping"]
-        try:
-            async with asyncio.timeout(_HEALTH_S), self._database.system(timeout_s=_HEALTH_S) as connection:
-                await connection.execute("SELECT 1")
-        except AisleError as error:
-            return [error.message]
-        except TimeoutError:
-            return ["database: does not answer"]
-        return []
-
-
 @dataclass(frozen=True, slots=True)
 class _Services:
     """The use cases."""
@@ -197,6 +177,22 @@ class _Services:
     decisions: Decisions
     vectors: Vectors
     inference: Inference
+    stream: redis.asyncio.Redis
+
+
+def _checks(database: Database, stream: redis.asyncio.Redis, inference: Inference, *, triton: bool) -> dict[str, Check]:
+    """Returns a question for each part."""
+
+    async def ask_database() -> None:
+        async with database.system(timeout_s=1.0) as connection:
+            await connection.execute("SELECT 1")
+
+    async def ask_triton() -> None:
+        if "triton" in inference.router.left_out:
+            raise UnavailableError("triton", "failed; the local runtime answers until it is back")
+
+    checks: dict[str, Check] = {"database": ask_database, "redis": stream.ping}
+    return checks | {"triton": ask_triton} if triton else checks
 
 
 async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoints, database: Database, inference: Inference) -> _Services:
@@ -227,7 +223,12 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
 
     catalogues.preload((await tenants())[:_PRELOADED])
 
+    users = Users(database, cache, event_log)
+    recommendations = Recommendations(catalogues, users, inference.ranker, RankedLists(cache), decision_log)
+    user_vectors = await stack.enter_async_context(UserVectors(database, recommendations).running())
+
     async def on_applied(tenant_id: TenantId, events: Sequence[Event]) -> None:
+        user_vectors.note(tenant_id, {subject_of(event) for event in events})
         await invalidations.publish(tenant_id, APPLIED, encode_applied(events))
 
     def heard(tenant_id: TenantId, kind: str, keys: Sequence[str]) -> None:
@@ -236,17 +237,15 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
         else:
             cache.forget(tenant_id, kind, keys)
 
-    await stack.enter_async_context(invalidations.listen(heard))
+    for listener in (heard, users.on_invalidation):
+        await stack.enter_async_context(invalidations.listen(listener))
 
-    async def on_touched(tenant_id: TenantId, users: Sequence[UserId]) -> None:
-        await cache.invalidate(tenant_id, PROFILES, users)
+    async def on_touched(tenant_id: TenantId, touched: Sequence[UserId]) -> None:
+        await cache.invalidate(tenant_id, PROFILES, touched)
 
     worker = event_worker(stream, database, tenants, name=name, on_applied=on_applied, on_touched=on_touched)
     await stack.enter_async_context(worker.running())
     await stack.enter_async_context(decision_worker(stream, database, tenants, name=name).running())
-    users = Users(database, cache, event_log)
-    await stack.enter_async_context(invalidations.listen(users.on_invalidation))
-    recommendations = Recommendations(catalogues, users, inference.ranker, RankedLists(cache), decision_log)
     return _Services(
         items=Items(database, catalogues),
         events=Events(event_log, users, catalogues),
@@ -256,6 +255,7 @@ async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoi
         decisions=Decisions(database),
         vectors=vectors,
         inference=inference,
+        stream=stream,
     )
 
 

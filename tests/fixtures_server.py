@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
 from server.app import Endpoints, Serving, serving
 from server.cli.models import build_with_progress
@@ -63,6 +64,13 @@ class Door:
         used = self.key if key is None else key
         headers = {"authorization": f"Bearer {used}"} if used else {}
         return await self.http.request(verb, path, headers={**headers, **options.pop("headers", {})}, **options)
+
+
+async def health(channel: grpc.aio.Channel, service: str = "") -> str:
+    """Returns what grpc.health.v1 says of a service."""
+    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    reply = await check(health_pb2.HealthCheckRequest(service=service).SerializeToString(), timeout=20)
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(reply).status)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from server.domain import TenantId
 from server.embedded import Parts
 from server.store import Database, open_database
+from server.store.database import Connection
 from server.store.migrate import migrate
 from server.store.tenants import create_tenant
 
@@ -31,3 +32,8 @@ async def tenant_id(database: Database) -> TenantId:
     async with database.system() as connection:
         await create_tenant(connection, tenant_id)
     return tenant_id
+
+
+async def count_items(connection: Connection) -> int:
+    """Returns how many items the connection's tenant has."""
+    return int(await connection.fetchval("SELECT count(*) FROM items WHERE delete_time IS NULL"))

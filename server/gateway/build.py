@@ -26,6 +26,7 @@ def build_gateway(
     pool: DescriptorPool,
     comments: Mapping[str, str],
     ready: Ready,
+    degraded: Ready | None = None,
     title: str,
     version: str,
     about: str = ABOUT,
@@ -40,6 +41,7 @@ def build_gateway(
         pool: Holds the types of its methods.
         comments: Full name -> comment, from `descriptors.load_set(...).comments`; they become the reference's text.
         ready: What keeps this process from serving.
+        degraded: What is down while it serves on.
         title: Of the API, in the reference.
         version: Of the API, in the reference.
         about: First paragraph of the reference.
@@ -58,6 +60,6 @@ def build_gateway(
         pool=pool,
         max_body_bytes=max_body_bytes,
         default_timeout_s=default_timeout_s,
-        pages={**operation_pages(ready), **reference_pages(document)},
+        pages={**operation_pages(ready, degraded), **reference_pages(document)},
         mounts=mounts,
     )

@@ -11,11 +11,16 @@ from server.gateway.codec import dumps
 from server.gateway.replies import Reply
 
 Ready = Callable[[], Awaitable[Sequence[str]]]
-"""Returns what keeps this process from serving, such as `database: down`. Empty when it serves."""
+"""Returns a line for each fault, such as `database: down`; none when all is well."""
 
 
-def operation_pages(ready: Ready) -> dict[str, Page]:
-    """Returns `/healthz/live`, `/healthz/ready` and `/metrics`."""
+def operation_pages(ready: Ready, degraded: Ready | None = None) -> dict[str, Page]:
+    """Returns `/healthz/live`, `/healthz/ready` and `/metrics`.
+
+    Args:
+        ready: What keeps this process from serving.
+        degraded: What is down while it serves on.
+    """
 
     async def live_page() -> Reply:
         return Reply(200, dumps({"status": "SERVING"}))
@@ -24,7 +29,8 @@ def operation_pages(ready: Ready) -> dict[str, Page]:
         missing = await ready()
         if missing:
             return Reply(503, dumps({"status": "NOT_SERVING", "missing": list(missing)}))
-        return Reply(200, dumps({"status": "SERVING"}))
+        down = list(await degraded()) if degraded else []
+        return Reply(200, dumps({"status": "SERVING", "degraded": down} if down else {"status": "SERVING"}))
 
     async def metrics_page() -> Reply:
         return Reply(200, generate_latest(), CONTENT_TYPE_LATEST)

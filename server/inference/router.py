@@ -130,9 +130,9 @@ class Router:
                 await asyncio.gather(self._mender, return_exceptions=True)
 
     @property
-    def concurrency(self) -> int:
-        """Calls that the runtimes together run at once."""
-        return sum(lane.capacity for lane in self._lanes)
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the runtimes that are not asked, because they failed, until they answer a probe."""
+        return tuple(lane.runtime.name for lane in self._lanes if lane.open)
 
     async def load(self, model_name: str, spec: ModelSpec, onnx: bytes | Path) -> None:
         """Loads a model into the last runtime; the others get it in the background, and again when they did not take it.

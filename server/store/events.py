@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from server.domain import Event, EventId, Interaction, ItemId, TenantId, UserId
+from server.domain import Event, EventId, ItemId, TenantId, UserId
 from server.domain.history import subject_of
 from server.store.database import Connection
 
@@ -37,12 +37,6 @@ ON CONFLICT (tenant_id, user_id) DO UPDATE SET
     engagement_history = aisle_add_counts(profile.engagement_history, excluded.engagement_history),
     version = profile.version + 1,
     update_time = now()
-"""
-_BEHAVIOR = """
-SELECT events.item_id, event_type, occur_time, value, event_id, session_id, categories
-FROM events LEFT JOIN items ON items.tenant_id = events.tenant_id AND items.item_id = events.item_id
-WHERE events.tenant_id = $1 AND user_id = $2 AND events.item_id IS NOT NULL AND occur_time >= $3
-ORDER BY occur_time DESC, arrival DESC LIMIT $4
 """
 _EXPORT = """
 SELECT user_id, item_id, event_type, extract(epoch FROM occur_time)::float8, value FROM events
@@ -98,24 +92,6 @@ async def _count(connection: Connection, tenant_id: TenantId, applied: Sequence[
     # By user, so that two writers of the same users wait for each other instead of deadlocking.
     rows = [{"user_id": user_id, "counts": added[user_id]} for user_id in sorted(added)]
     await connection.execute(_COUNT, tenant_id, orjson.dumps(rows).decode())
-
-
-async def read_behavior(
-    connection: Connection, tenant_id: TenantId, user_id: UserId, *, start_time: datetime = BEGINNING, limit: int = 1000
-) -> tuple[tuple[Interaction, ...], dict[ItemId, tuple[str, ...]]]:
-    """Returns a user's newest interactions, oldest first, and the categories of their items; items unknown to the catalogue have none.
-
-    Args:
-        connection: In the tenant's transaction.
-        tenant_id: The tenant.
-        user_id: The user, or an anonymous id.
-        start_time: Earliest `occur_time`, inclusive.
-        limit: Interactions returned at most.
-    """
-    rows = await connection.fetch(_BEHAVIOR, tenant_id, user_id, start_time, limit)
-    categories = {ItemId(row["item_id"]): tuple(row["categories"] or ()) for row in rows}
-    history = tuple(Interaction(ItemId(row[0]), row[1], row[2], row[3], EventId(row[4]), row[5]) for row in reversed(rows))
-    return history, categories
 
 
 async def iter_interactions(

@@ -94,12 +94,6 @@ async def get_item(connection: Connection, item_id: ItemId) -> StoredItem:
     return _stored(row)
 
 
-async def get_items(connection: Connection, item_ids: Iterable[ItemId]) -> dict[ItemId, StoredItem]:
-    """Returns those of the items that exist."""
-    rows = await connection.fetch("SELECT * FROM items WHERE item_id = ANY($1) AND delete_time IS NULL", list(item_ids))
-    return {row["item_id"]: _stored(row) for row in rows}
-
-
 async def list_items(
     connection: Connection,
     *,
@@ -245,8 +239,3 @@ async def set_text_vectors(connection: Connection, model: str, vectors: Sequence
         [vector for _, vector in vectors],
     )
     return int(tag.rpartition(" ")[2])
-
-
-async def count_items(connection: Connection) -> int:
-    """Returns the number of items."""
-    return int(await connection.fetchval("SELECT count(*) FROM items WHERE delete_time IS NULL"))

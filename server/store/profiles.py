@@ -110,7 +110,7 @@ async def delete_profile(connection: Connection, tenant_id: TenantId, user_id: U
 async def save_embedding(
     connection: Connection, tenant_id: TenantId, user_id: UserId, vector: NDArray[np.float32], model_version: str
 ) -> None:
-    """Keeps a user's vector for when none can be computed. Does nothing for a user without profile.
+    """Keeps a user's vector beside the profile, whose version stays. Does nothing for a user without profile.
 
     Args:
         connection: In the tenant's transaction.
@@ -126,17 +126,6 @@ async def save_embedding(
         vector,
         model_version,
     )
-
-
-async def load_embedding(connection: Connection, tenant_id: TenantId, user_id: UserId, model_version: str) -> NDArray[np.float32] | None:
-    """Returns the vector kept for a user, float32 (1536,), or None when there is none of that bundle."""
-    vector: NDArray[np.float32] | None = await connection.fetchval(
-        "SELECT user_embedding FROM user_personalization_profiles WHERE tenant_id = $1 AND user_id = $2 AND model_version = $3",
-        tenant_id,
-        user_id,
-        model_version,
-    )
-    return vector
 
 
 def _history(newest_first: str | None) -> tuple[Interaction, ...]:

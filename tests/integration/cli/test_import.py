@@ -14,9 +14,10 @@ from server.domain import ItemId, TenantId, UserId
 from server.embedded import Parts
 from server.errors import InvalidFieldError, UnavailableError
 from server.store import Database
-from server.store.items import count_items, get_item
+from server.store.items import get_item
 from server.store.profiles import get_profile
 from server.stream import Invalidations, connect
+from tests.fixtures_store import count_items
 
 Aisle = Callable[..., "subprocess.CompletedProcess[str]"]
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"

@@ -9,7 +9,6 @@ import grpc
 import httpx
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from aisle.v1 import recommendation_service_pb2 as pb
@@ -17,16 +16,9 @@ from server.app import Endpoints, serving
 from server.embedded import Parts
 from server.errors import FailedPreconditionError
 from server.inference import BuiltEncoder
-from tests.fixtures_server import Door, server_settings
+from tests.fixtures_server import Door, health, server_settings
 
 SERVICES = ("Embedding", "Event", "Item", "Personalization", "Recommendation", "Vector")
-
-
-async def health(channel: grpc.aio.Channel, service: str = "") -> str:
-    """Returns what grpc.health.v1 says of a service."""
-    check = channel.unary_unary("/grpc.health.v1.Health/Check")
-    reply = await check(health_pb2.HealthCheckRequest(service=service).SerializeToString(), timeout=20)
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(reply).status)
 
 
 async def test_health_names_every_service(door: Door) -> None:

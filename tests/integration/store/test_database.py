@@ -10,9 +10,10 @@ from server.domain import Item, ItemId, TenantId
 from server.embedded import running_parts
 from server.errors import AbortedError, DeadlineExceededError, UnavailableError
 from server.store import Database, open_database
-from server.store.items import count_items, upsert_items
+from server.store.items import upsert_items
 from server.store.migrate import migrate
 from server.store.tenants import create_tenant
+from tests.fixtures_store import count_items
 
 
 async def test_an_exception_rolls_the_transaction_back(database: Database, tenant_id: TenantId) -> None:

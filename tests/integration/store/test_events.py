@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from server.domain import Event, EventId, Item, ItemId, Profile, TenantId, UserId
+from server.domain import Event, EventId, Profile, TenantId, UserId
 from server.domain.history import apply_events as expected_profile
 from server.domain.profiles import HISTORY_LIMIT
 from server.errors import AbortedError, InvalidFieldError, NotFoundError
 from server.store import Database
-from server.store.events import apply_events, iter_interactions, read_behavior
-from server.store.items import create_item
-from server.store.profiles import delete_profile, get_profile, get_profiles, load_embedding, save_embedding, update_profile
+from server.store.events import apply_events, iter_interactions
+from server.store.profiles import delete_profile, get_profile, get_profiles, save_embedding, update_profile
 from server.store.tenants import create_tenant
 from tests.event_factories import NOON, event
 
@@ -139,18 +138,6 @@ async def test_history_holds_the_newest(database: Database, tenant_id: TenantId)
     assert read.engagement_history == {"view": HISTORY_LIMIT + 20}
 
 
-async def test_behavior_comes_with_categories(database: Database, tenant_id: TenantId) -> None:
-    """Interactions come oldest first with their items' categories; an item that the catalogue lacks has none."""
-    async with database.tenant(tenant_id) as connection:
-        await create_item(connection, Item(item_id=ItemId("i1"), title="Hall", categories=("venues", "halls")))
-        await apply_events(connection, tenant_id, [event(number) for number in range(4)])
-        history, categories = await read_behavior(connection, tenant_id, ANN, start_time=NOON + timedelta(seconds=1), limit=2)
-        assert [one.item_id for one in history] == ["i2", "i3"]
-        history, categories = await read_behavior(connection, tenant_id, ANN, start_time=NOON + timedelta(seconds=1))
-    assert [one.item_id for one in history] == ["i1", "i2", "i3"]
-    assert categories == {"i1": ("venues", "halls"), "i2": (), "i3": ()}
-
-
 async def test_export_is_ordered_by_user_and_time(database: Database, tenant_id: TenantId) -> None:
     """Training reads all interactions, by user and then time, in chunks that leave nothing out."""
     made = [event(number, user_id=UserId(f"u{number % 3}"), value=0.5 * number) for number in range(25)] + [event(99, item_id=None)]
@@ -204,16 +191,16 @@ async def test_deleting_a_profile_takes_its_events_but_not_their_ids(database: D
     assert await _profile(database, tenant_id, UserId("bob")) is not None
 
 
-async def test_embedding_is_kept_for_its_bundle(database: Database, tenant_id: TenantId) -> None:
-    """A kept vector comes back for the bundle that made it, and for no other."""
+async def test_an_embedding_is_kept_with_its_bundle(database: Database, tenant_id: TenantId) -> None:
+    """A vector stands beside its profile with the bundle that made it, and changes no version."""
     vector = np.linspace(-1, 1, 1536, dtype=np.float32)
     async with database.tenant(tenant_id) as connection:
-        await update_profile(connection, tenant_id, ANN, {})
+        made = await update_profile(connection, tenant_id, ANN, {})
         await save_embedding(connection, tenant_id, ANN, vector, "b-1")
-        kept = await load_embedding(connection, tenant_id, ANN, "b-1")
-        assert await load_embedding(connection, tenant_id, ANN, "b-2") is None
+        kept = await connection.fetchrow("SELECT user_embedding, model_version, version FROM user_personalization_profiles")
     assert kept is not None
-    np.testing.assert_array_equal(vector, kept)
+    np.testing.assert_array_equal(vector, kept["user_embedding"])
+    assert (kept["model_version"], kept["version"]) == ("b-1", made.version)
 
 
 async def test_an_anonymous_visitor_has_a_profile_of_that_id(database: Database, tenant_id: TenantId) -> None:

@@ -13,9 +13,10 @@ from server.domain import Item, ItemId, TenantId
 from server.embedded import Parts
 from server.errors import FailedPreconditionError, UnavailableError
 from server.store import Database, open_database
-from server.store.items import count_items, upsert_items
+from server.store.items import upsert_items
 from server.store.migrate import MIGRATIONS, Migration, migrate, read_migrations
 from server.store.tenants import create_tenant, list_tenants
+from tests.fixtures_store import count_items
 
 MakeDatabase = Callable[..., Coroutine[Any, Any, str]]
 
