@@ -6,6 +6,7 @@ accepted request is answered, an acknowledged event is in the stream.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
