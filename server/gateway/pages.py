@@ -274,7 +274,7 @@ def _facts(item: items.Item | None) -> list[str]:
     words = [str(attributes[key]) for key in ("city", "style") if key in attributes]
     if item.HasField("price"):
         unit = attributes.get("price_unit")
-        words.append(f"{item.price:,.0f} {item.currency}{f' a {unit}' if unit else ''}")
+        words.append(f"{item.price:,.0f} {item.currency}{f' per {unit}' if unit else ''}")
     if "rating" in attributes:
         words.append(f"rated {attributes['rating']}")
     return [*item.categories[:2], *words]
