@@ -58,7 +58,7 @@ def main() -> None:
 
 def api_page() -> str:
     """Returns the page that docs/api.md should hold."""
-    described = load_set((ROOT / "proto" / "gen" / "descriptors.binpb").read_bytes())
+    described = load_set((ROOT / "proto" / "gen" / "aisle" / "descriptors.binpb").read_bytes())
     ordered: dict[str, ServiceDescriptor] = {}
     for method in described.methods.values():
         if method.containing_service is not None:

@@ -25,7 +25,7 @@ def generate(target: Path) -> None:
     commands = [
         [f"--python_out={target}", f"--mypy_out={target}", *ours, "buf/validate/validate.proto"],
         [f"--grpc_python_out={target}", f"--mypy_grpc_out={target}", *ours],
-        ["--include_source_info", "--include_imports", f"--descriptor_set_out={target / 'descriptors.binpb'}", *ours],
+        ["--include_source_info", "--include_imports", f"--descriptor_set_out={target / 'aisle' / 'descriptors.binpb'}", *ours],
     ]
     for command in commands:
         if protoc.main([*common, *command]):

@@ -133,7 +133,7 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
         admission = Admission(settings.max_in_flight)
         dispatcher = _dispatcher(settings, services, database, admission, tracer)
         health = Health(_checks(database, services.stream, inference, triton=bool(endpoints.triton_url)))
-        described = load_set((files("aisle") / ".." / "descriptors.binpb").read_bytes())
+        described = load_set((files("aisle") / "descriptors.binpb").read_bytes())
         gateway = build_gateway(
             dispatcher,
             pool=described.pool,

@@ -42,7 +42,7 @@ def test_every_rpc_has_an_http_rule_a_comment_and_a_scope(method: MethodDescript
     """Each RPC but bidirectional ones has a path, a comment that the API page is made of, and a scope that keys can have."""
     rule = method.GetOptions().Extensions[annotations_pb2.http]
     assert rule.WhichOneof("pattern") or not _unary(method)
-    comments = load_set((_ROOT / "proto" / "gen" / "descriptors.binpb").read_bytes()).comments
+    comments = load_set((_ROOT / "proto" / "gen" / "aisle" / "descriptors.binpb").read_bytes()).comments
     assert comments[method.full_name].strip()
     name = f"/{method.containing_service.full_name}/{method.name}"
     assert (METHOD_SCOPES.get(name) or SCOPES[method.containing_service.full_name]) in KEY_SCOPES

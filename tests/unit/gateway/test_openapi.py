@@ -16,7 +16,7 @@ from server.gateway.rules import build_table
 from server.gateway.templates import parse_template
 from tests.fixtures_gateway import PROTO, compile_proto, library
 
-OURS = Path(__file__).resolve().parents[3] / "proto" / "gen" / "descriptors.binpb"
+OURS = Path(__file__).resolve().parents[3] / "proto" / "gen" / "aisle" / "descriptors.binpb"
 
 
 def document_of(described: Described) -> dict[str, Any]:
