@@ -33,6 +33,7 @@ reference at `/docs` and as OpenAPI 3.1 at `/openapi.json`; `/healthz/live`, `/h
 | metadata or header | what it does |
 |---|---|
 | `authorization: Bearer KEY`, or `x-api-key: KEY` | Says who calls. Made by `aisle keys create`, which prints it once. |
+| `x-aisle-consistency-token` | From IngestEvents: the call sees those events, as by the field `consistency_token` of its request. |
 | `x-request-id` | Comes back with the reply, and stands in the log. |
 | `grpc-timeout` | How long the caller waits, such as `500m` for half a second. |
 | `traceparent` | W3C trace context. |
