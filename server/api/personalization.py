@@ -14,7 +14,6 @@ from aisle.v1 import personalization_service_pb2 as pb
 from aisle.v1 import recommendation_service_pb2 as recommendation_pb
 from server.api.recommendation import bundle_name
 from server.api.wellknown import check_json, check_text, masked_fields, optional_datetime, to_dict, to_struct, to_timestamp, user_id_of
-from server.cache import RECOMMENDATIONS_TTL_S
 from server.domain import EventId, Interaction, ItemId, Profile, UserId
 from server.errors import InvalidFieldError
 from server.interceptors.call import Call
@@ -199,7 +198,7 @@ def page_to_proto(page: Page, *, elapsed_s: float) -> pb.GeneratePersonalization
         ),
         confidence=page.confidence,
         processing_time=round(elapsed_s * 1000),
-        cache_info=pb.CacheInfo(hit=bool(answer.cache_level), level=answer.cache_level, ttl_s=int(RECOMMENDATIONS_TTL_S)),
+        cache_info=pb.CacheInfo(hit=bool(answer.cache_level), level=answer.cache_level, ttl_s=int(answer.expires_in_s)),
         decision=f"decisions/{answer.decision_id}",
         rung=recommendation_pb.Ladder.Rung.Value(answer.rung.name),
         rung_reason=answer.rung_reason,

@@ -14,7 +14,7 @@ from server.embedded import Instance, Parts, running_instance, running_parts
 from server.embedded import findings as local
 from server.embedded.answers import check_database, check_redis, check_triton
 from server.embedded.findings import Finding, fault_of
-from server.errors import AisleError
+from server.errors import AisleError, CorruptDataError
 from server.inference.encoder import BuiltEncoder, read_encoder
 from server.settings import Settings
 
@@ -56,7 +56,10 @@ async def diagnose(settings: Settings, *, progress: Callable[[str], None]) -> li
             return [*findings, fault_of("embedded parts", error, "see the log it names")]
         if parts.database_url:
             findings += await check_database(parts.database_url)
-            findings.append(await _schema(parts.database_url))
+            schema = await _schema(parts.database_url)
+            findings.append(schema)
+            if schema.status == "ok":
+                findings.append(await check_audit(parts.database_url))
         if parts.redis_url:
             findings += await check_redis(parts.redis_url)
         if parts.triton_url:
@@ -150,3 +153,28 @@ async def _schema(url: str) -> Finding:
     if wanted - applied:
         return Finding("schema", "note", f"{len(wanted - applied)} migrations pending", "`aisle migrate`, or `aisle up`")
     return Finding("schema", "ok", f"{len(applied)} migrations applied")
+
+
+async def check_audit(url: str) -> Finding:
+    """Returns whether every tenant's audit log is the chain that was written."""
+    from server.store.audit import verify_audit
+    from server.store.database import open_database
+    from server.store.tenants import list_tenants
+
+    entries = 0
+    broken: list[str] = []
+    try:
+        async with open_database(url, max_connections=1) as database:
+            async with database.system() as connection:
+                tenants = await list_tenants(connection)
+            for tenant in tenants:
+                try:
+                    async with database.tenant(tenant.tenant_id) as connection:
+                        entries += await verify_audit(connection)
+                except CorruptDataError as error:
+                    broken.append(f"tenant {tenant.tenant_id}: {error.message}")
+    except AisleError as error:
+        return fault_of("audit log", error)
+    if broken:
+        return Finding("audit log", "fault", ", ".join(broken), "someone wrote past the triggers: compare audit_log with a backup")
+    return Finding("audit log", "ok", f"{entries} entries of {len(tenants)} tenants, every chain intact")

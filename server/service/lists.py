@@ -42,6 +42,17 @@ class RankedList:
     ladder: Ladder = field(default_factory=Ladder)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A list and where it came from."""
+
+    ranked: RankedList
+    level: str = ""
+    """`l1`, `l2`, or empty: it was computed."""
+    expires_in_s: float = 0.0
+    """Seconds it may still be served from a cache; 0: it is not kept."""
+
+
 class _Degraded(Exception):  # noqa: N818  # carries a list past the cache; nothing failed
     def __init__(self, ranked: RankedList) -> None:
         super().__init__("not cached")
@@ -54,10 +65,8 @@ class RankedLists:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
 
-    async def get_or_compute(
-        self, tenant_id: TenantId, key: str, best: Rung, compute: Callable[[], Awaitable[RankedList]]
-    ) -> tuple[RankedList, str]:
-        """Returns a list, and the level it was found in: `l1`, `l2` or empty.
+    async def get_or_compute(self, tenant_id: TenantId, key: str, best: Rung, compute: Callable[[], Awaitable[RankedList]]) -> Found:
+        """Returns a list and where it was found.
 
         Args:
             tenant_id: The tenant.
@@ -66,7 +75,7 @@ class RankedLists:
             compute: Makes the list.
         """
         if not key:
-            return await compute(), ""
+            return Found(await compute())
 
         async def encoded() -> bytes:
             ranked = await compute()
@@ -77,8 +86,8 @@ class RankedLists:
         try:
             found = await self._cache.get_or_compute(RECOMMENDATIONS, tenant_id, key, RECOMMENDATIONS_TTL_S, encoded)
         except _Degraded as degraded:
-            return degraded.ranked, ""
-        return _decode(found.value), "" if found.level == "miss" else found.level
+            return Found(degraded.ranked)
+        return Found(_decode(found.value), "" if found.level == "miss" else found.level, found.expires_in_s)
 
 
 def list_key(user: str, version: str, bundle: str, asked: object) -> str:

@@ -29,7 +29,7 @@ from server.service.catalogue import Catalogue
 from server.service.catalogues import Catalogues
 from server.service.decisions import DecisionSink, new_decision_id
 from server.service.explanation import explain
-from server.service.lists import Ladder, RankedList, RankedLists, list_key
+from server.service.lists import Found, Ladder, RankedList, RankedLists, list_key
 from server.service.users import KnownUser, Users
 from server.telemetry import RUNGS, STEP_SECONDS, logger
 
@@ -91,6 +91,8 @@ class Recommendation:
     moment: Moment
     cache_level: str = ""
     """`l1`, `l2` or empty."""
+    expires_in_s: float = 0.0
+    """Seconds that the list may still be served from a cache; 0: it is not kept."""
     unknown: tuple[ItemId, ...] = ()
 
     @property
@@ -143,10 +145,10 @@ class Recommendations:
             return await self._ranked(moment, query, eligible, Ladder(ladder.rung, ladder.reason), deadline=own)
 
         key = _list_key(moment, query) if ladder.rung is Rung.FULL else ""
-        ranked, level = await self._lists.get_or_compute(tenant_id, key, catalogue.best_rung, compute)
-        if level and not _still_eligible(ranked, view, eligible):
-            ranked, level = await compute(), ""
-        return self._finish(tenant_id, query, moment, ranked, cache_level=level)
+        found = await self._lists.get_or_compute(tenant_id, key, catalogue.best_rung, compute)
+        if found.level and not _still_eligible(found.ranked, view, eligible):
+            found = Found(await compute())
+        return self._finish(tenant_id, query, moment, found)
 
     async def _ranked(
         self, moment: Moment, query: RecommendQuery, eligible: NDArray[np.bool_], ladder: Ladder, *, deadline: float
@@ -180,7 +182,7 @@ class Recommendations:
         with _step("rank"):
             scores, runtime = await self._score(catalogue, candidates.features, ladder, deadline=deadline)
         items = (*_best(moment, candidates, scores, query, limit=len(known)), *(ScoredItem(item_id, 0.0) for item_id in unknown))
-        return self._finish(tenant_id, query, moment, RankedList(items, runtime, candidates.item_ids, ladder), unknown=unknown)
+        return self._finish(tenant_id, query, moment, Found(RankedList(items, runtime, candidates.item_ids, ladder)), unknown=unknown)
 
     async def similar(
         self, tenant_id: TenantId, item_id: ItemId, *, max_results: int, where: str
@@ -252,12 +254,12 @@ class Recommendations:
         tenant_id: TenantId,
         query: RecommendQuery,
         moment: Moment,
-        ranked: RankedList,
+        found: Found,
         *,
-        cache_level: str = "",
         unknown: tuple[ItemId, ...] = (),
     ) -> Recommendation:
         """Records the decision and returns the reply."""
+        ranked = found.ranked
         items, ladder = ranked.items, ranked.ladder
         decision = Decision(
             decision_id=new_decision_id(),
@@ -284,7 +286,8 @@ class Recommendations:
             runtime=ranked.runtime,
             consistent=moment.known.consistent,
             moment=moment,
-            cache_level=cache_level,
+            cache_level=found.level,
+            expires_in_s=found.expires_in_s,
             unknown=unknown,
         )
 

@@ -9,12 +9,15 @@ import pytest
 import redis.asyncio
 from click.testing import CliRunner
 
-from server.cli.doctor import diagnose, doctor
+from server.cli.doctor import check_audit, diagnose, doctor
+from server.domain import TenantId
 from server.embedded import Parts, running_parts
 from server.embedded.answers import check_database, check_redis, check_triton
 from server.embedded.findings import Finding, check_address
 from server.inference.encoder import write_manifest
 from server.settings import Settings
+from server.store import Database
+from server.store.audit import append_audit
 
 
 def _silent(_line: str) -> None:
@@ -114,3 +117,16 @@ def test_an_address_in_use_by_the_running_instance_is_no_fault() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert check_address("grpc address", address, setting="AISLE_GRPC_ADDRESS", in_use="process 1").status == "ok"
         assert check_address("grpc address", address, setting="AISLE_GRPC_ADDRESS", in_use="").status == "fault"
+
+
+async def test_doctor_finds_an_audit_log_that_was_changed(parts: Parts, database: Database, tenant_id: TenantId) -> None:
+    """An entry changed past the triggers is a fault that names the tenant; before that the tenant's log is found whole."""
+    async with database.tenant(tenant_id) as connection:
+        await append_audit(connection, actor="cli", action="try", resource="things/1")
+    assert f"tenant {tenant_id}:" not in (await check_audit(parts.database_url)).detail
+    async with database.system() as connection:
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute("UPDATE audit_log SET actor = 'x' WHERE tenant_id = $1", tenant_id)
+    finding = await check_audit(parts.database_url)
+    assert (finding.status, bool(finding.mend)) == ("fault", True)
+    assert f"tenant {tenant_id}: audit_log: entry 1" in finding.detail

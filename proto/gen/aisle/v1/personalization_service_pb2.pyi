@@ -570,7 +570,7 @@ class CacheInfo(_message.Message):
     level: _builtins.str
     """`l1`, `l2` or empty."""
     ttl_s: _builtins.int
-    """Seconds that the list may be served from a cache."""
+    """Whole seconds that the list may still be served from a cache. 0 if it is not kept."""
     def __init__(
         self,
         *,
