@@ -65,7 +65,7 @@ async def test_the_seeds_request_gets_the_seeds_response(door: Door, shop: Demo,
     assert answer["success"] is True
     assert 0 <= answer["confidence"] <= 1
     assert isinstance(answer.get("processingTime", 0), int)
-    assert answer["cacheInfo"]["ttlS"] == 1800
+    assert 0 < answer["cacheInfo"]["ttlS"] <= 1800
     assert answer["rung"] == "FULL"
     content = answer["personalizedContent"]
     assert set(content) == {"hero_banner", "recommendations", "cta_buttons"}
