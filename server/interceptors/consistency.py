@@ -12,7 +12,7 @@ _FIELD = "consistency_token"
 
 
 async def take_token(call: Call, request: Message, handler: Handler) -> Message:
-    """Puts the header's token into a request that has the field for one and none in it.."""
+    """Puts the header's token into a request that has the field for one and none in it."""
     token = call.metadata.get(HEADER, "")
     if token and _FIELD in request.DESCRIPTOR.fields_by_name and not getattr(request, _FIELD):
         setattr(request, _FIELD, token)

@@ -313,7 +313,9 @@ class BehaviorPatterns(_message.Message):
 
     @_builtins.property
     def event_type_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Events by type, over the whole life of the profile."""
+        """Events by type, over the whole life of the profile. They follow a token's events by some milliseconds: the rest of
+        the patterns is computed from history, these are counted when events are applied.
+        """
 
     @_builtins.property
     def first_event_time(self) -> _timestamp_pb2.Timestamp:
