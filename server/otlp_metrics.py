@@ -6,6 +6,8 @@ Source: OpenTelemetry, "Prometheus and OpenMetrics Compatibility" (the mapping o
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
@@ -68,7 +70,7 @@ def request_of(families: Iterable[Metric], started_ns: int, now_ns: int) -> Expo
     """Returns the export of metric families: counters as monotonic cumulative sums, histograms cumulative, the rest as gauges."""
     metrics = [_metric(family, started_ns, now_ns) for family in families if family.samples]
     scope = pb.ScopeMetrics(scope=InstrumentationScope(name="aisle"), metrics=metrics)
-    resource = Resource(attributes=_attributes({"service.name": "aisle"}))
+    resource = Resource(attributes=_attributes({"service.name": "aisle", "service.instance.id": f"{socket.gethostname()}-{os.getpid()}"}))
     return ExportMetricsServiceRequest(resource_metrics=[pb.ResourceMetrics(resource=resource, scope_metrics=[scope])])
 
 
