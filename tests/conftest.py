@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -19,6 +20,9 @@ from server.embedded import Parts, running_parts
 # A busy machine is slow, not wrong.
 settings.register_profile("aisle", deadline=None)
 settings.load_profile("aisle")
+
+# A suite that a shell runs in the background inherits an ignored SIGINT, and so would the processes that tests start to interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.fixtures_store", "tests.fixtures_server"]
 
