@@ -6,7 +6,6 @@ Delivery is at most once: whoever caches must also let entries expire, and forge
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -45,9 +44,10 @@ class Invalidations:
         try:
             yield
         finally:
-            listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listener
+            # Asked again: the client loses a cancellation that meets the opening of its connection.
+            while not listener.done():
+                listener.cancel()
+                await asyncio.wait({listener}, timeout=0.5)
 
     async def _listen_forever(self, heard: Heard) -> None:
         pause_s = 0.05

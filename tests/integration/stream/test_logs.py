@@ -118,3 +118,12 @@ async def test_members_of_dead_names_are_struck_off(own_redis: OwnRedis) -> None
 
         assert await members("patient") == [b"holder", b"idler", b"patient"]
         assert await members("heir", forget_idle_s=0.2) == [b"heir", b"holder", b"patient"]
+
+
+async def test_listening_ends_whenever_it_is_left(own_redis: OwnRedis) -> None:
+    """Leaving ends the listener, also while its connection is being opened."""
+    async with connect(own_redis.url, timeout_s=2.0) as client:
+        for number in range(60):
+            async with asyncio.timeout(30), Invalidations(client).listen(lambda *_: None):
+                for _ in range(number):
+                    await asyncio.sleep(0)
