@@ -82,18 +82,18 @@ async def check_redis(url: str) -> list[Finding]:
 
 
 async def check_triton(address: str) -> list[Finding]:
-    """Returns the findings on a Triton: ready, version, models."""
+    """Returns the findings on a Triton: live, version, models. Not "ready": that is false while any model of anyone's is broken."""
     async with grpc.aio.insecure_channel(address) as channel:
         try:
-            ready = await _ask(channel, "ServerReady", service_pb2.ServerReadyRequest(), service_pb2.ServerReadyResponse)
+            live = await _ask(channel, "ServerLive", service_pb2.ServerLiveRequest(), service_pb2.ServerLiveResponse)
             about = await _ask(channel, "ServerMetadata", service_pb2.ServerMetadataRequest(), service_pb2.ServerMetadataResponse)
             index = await _ask(channel, "RepositoryIndex", service_pb2.RepositoryIndexRequest(), service_pb2.RepositoryIndexResponse)
         except grpc.aio.AioRpcError as error:
             return [Finding("triton", "fault", f"{address}: {error.details()}", "start Triton, and check AISLE_TRITON_URL")]
-    models = ", ".join(f"{model.name} {model.state}" for model in index.models if model.state) or "no model loaded"
-    if not ready.ready:
-        return [Finding("triton", "fault", f"Triton {about.version} is not ready: {models}", "look into Triton's log")]
-    return [Finding("triton", "ok", f"Triton {about.version}: {models}")]
+    if not live.live:
+        return [Finding("triton", "fault", f"Triton {about.version} is not live", "look into Triton's log")]
+    loaded = sorted(model.name for model in index.models if model.state == "READY")
+    return [Finding("triton", "ok", f"Triton {about.version} with {', '.join(loaded) or 'no model'}")]
 
 
 async def _ask(channel: grpc.aio.Channel, method: str, request: Any, response: Any) -> Any:

@@ -185,16 +185,16 @@ def _clear_shared_memory(prefix: str) -> None:
 
 
 async def triton_answers(address: str) -> bool:
-    """Returns whether Triton at HOST:PORT is ready: its models are loaded and it answers over gRPC."""
+    """Returns whether Triton at HOST:PORT answers; it opens its port when its first models are loaded."""
     from tritonclient.grpc import service_pb2  # half a second, which commands without Triton need not wait
 
     async with grpc.aio.insecure_channel(address) as channel:
-        ready = channel.unary_unary(
-            "/inference.GRPCInferenceService/ServerReady",
-            request_serializer=service_pb2.ServerReadyRequest.SerializeToString,
-            response_deserializer=service_pb2.ServerReadyResponse.FromString,
+        live = channel.unary_unary(
+            "/inference.GRPCInferenceService/ServerLive",
+            request_serializer=service_pb2.ServerLiveRequest.SerializeToString,
+            response_deserializer=service_pb2.ServerLiveResponse.FromString,
         )
         try:
-            return bool((await ready(service_pb2.ServerReadyRequest(), timeout=2.0)).ready)
+            return bool((await live(service_pb2.ServerLiveRequest(), timeout=2.0)).live)
         except grpc.RpcError:
             return False

@@ -106,7 +106,7 @@ async def test_doctor_reads_the_real_parts(parts_with_triton: Parts) -> None:
     assert [finding.check for finding in database] == ["database", "pgvector", "database clock"]
     assert database[0].detail.startswith("PostgreSQL 18")
     (triton,) = await check_triton(parts_with_triton.triton_url)
-    assert triton == Finding("triton", "ok", "Triton 2.51.0: doubler READY")
+    assert triton == Finding("triton", "ok", "Triton 2.51.0 with doubler")
 
 
 def test_an_address_in_use_by_the_running_instance_is_no_fault() -> None:
