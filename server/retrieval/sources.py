@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
@@ -206,11 +206,6 @@ class Trending:
             exponent = 0.0
         self._counts[item_id] = self._counts.get(item_id, 0.0) + weight * 2.0 ** max(exponent, -1000.0)
         self._promote(item_id)
-
-    def observe_many(self, events: Iterable[tuple[ItemId, datetime, float]]) -> None:
-        """Counts interactions given as item, time and weight."""
-        for item_id, occur_time, weight in events:
-            self.observe(item_id, occur_time, weight)
 
     def _shift(self, exponent: float) -> None:
         self._counts = {item: scaled for item, count in self._counts.items() if (scaled := count * 2.0**-exponent) > 1e-30}

@@ -70,7 +70,6 @@ class Page:
     confidence: float
     factors: tuple[str, ...]
     recommendation: Recommendation
-    explained: bool
 
 
 def page_confidence(history_length: int, context_features: int, rung: Rung) -> float:
@@ -102,13 +101,12 @@ class Personalization:
 
     async def generate(self, tenant_id: TenantId, query: PageQuery, *, deadline: float) -> Page:
         """Returns the page. A content type without blocks in the catalogue stays empty."""
-        explained = query.depth == "comprehensive"
         asked = RecommendQuery(
             user_id=query.user_id,
             max_results=query.max_results or _RESULTS[query.depth],
             context=query.context,
             token=query.token,
-            explain=explained,
+            explain=query.depth == "comprehensive",
             method="GeneratePersonalization",
             use_history=query.depth != "basic",
             extra_history=query.behavior if query.depth != "basic" else (),
@@ -126,7 +124,6 @@ class Personalization:
             confidence=page_confidence(len(history), len(answer.features), answer.rung),
             factors=factors[: 2 * _FACTORS],
             recommendation=answer,
-            explained=explained,
         )
 
     def _items(self, answer: Recommendation, wanted: Mapping[str, float]) -> tuple[PageItem, ...]:

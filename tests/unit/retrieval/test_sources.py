@@ -96,7 +96,8 @@ def test_trending_halves_in_a_half_life() -> None:
     """Two events a half-life ago weigh as much as one now, in whatever order they arrive."""
     trending = Trending(half_life_s=3600, origin=_NOW - timedelta(days=1))
     trending.observe(ItemId("now"), _NOW)
-    trending.observe_many([(ItemId("old"), _NOW - timedelta(hours=1), 1.0)] * 2)
+    for _ in range(2):
+        trending.observe(ItemId("old"), _NOW - timedelta(hours=1))
     assert trending.shares([ItemId("now"), ItemId("old"), ItemId("none")]).tolist() == [1.0, 1.0, 0.0]
     trending.observe(ItemId("now"), _NOW)
     assert trending.top(5) == ("now", "old")
