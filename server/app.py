@@ -1,25 +1,23 @@
 """The composition root: builds every part in order, serves, and takes all down in reverse.
 
-Stop order: health says NOT_SERVING, both doors drain at once, the workers finish their batch, the logs flush, the connections close. An
-accepted request is answered, an acknowledged event is in the stream.
+Stop order: health says NOT_SERVING, clients get a moment to go elsewhere, both doors drain at once, the workers finish their batch, the
+logs flush, the connections close. An accepted request is answered, an acknowledged event is in the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 
 import redis.asyncio
 from google.protobuf.descriptor import ServiceDescriptor
-from opentelemetry import trace
 from prometheus_client import REGISTRY
 
 from aisle.v1 import (
+    cache_service_pb2,
     embedding_service_pb2,
     event_service_pb2,
     item_service_pb2,
@@ -28,6 +26,7 @@ from aisle.v1 import (
     vector_service_pb2,
 )
 from server import __version__
+from server.api.cache import CacheServicer
 from server.api.embedding import EmbeddingServicer
 from server.api.event import EventServicer
 from server.api.item import ItemServicer
@@ -35,52 +34,36 @@ from server.api.personalization import PersonalizationServicer
 from server.api.recommendation import RecommendationServicer
 from server.api.server import open_grpc_door
 from server.api.vector import VectorServicer
-from server.cache import Cache, MemoryCache
-from server.cache.shared import SharedCache
-from server.domain import Event, TenantId, UserId
-from server.domain.history import subject_of
-from server.errors import FailedPreconditionError, UnavailableError
+from server.compat.build import with_compatibility
+from server.compat.kserve.servicer import SCOPES as KSERVE_SCOPES
+from server.compat.kserve.servicer import KserveServicer, offered_service
+from server.errors import UnavailableError
+from server.garbage import sparing_collections
 from server.gateway.build import build_gateway
 from server.gateway.descriptors import load_set
 from server.gateway.pages import demo_pages
-from server.gateway.server import open_gateway
+from server.gateway.policy import Policy, read_max_ages, read_origins
+from server.gateway.server import open_http_door
+from server.guards import build_auth, build_limits, refuse_open_doors
+from server.identity.tls import read_tls
 from server.inference import BuiltEncoder, Inference, open_inference
 from server.interceptors.admission import Admission
-from server.interceptors.auth import Auth, Principal
-from server.interceptors.chain import InProcessDispatcher
+from server.interceptors.chain import InProcessDispatcher, Service
 from server.interceptors.consistency import take_token
+from server.interceptors.scopes import required_scopes
 from server.interceptors.status import convert_errors
 from server.interceptors.telemetry import Telemetry
 from server.interceptors.validation import validate
 from server.otlp_metrics import exporting
-from server.service.applied import APPLIED, decode_applied, encode_applied
-from server.service.bundle_folder import BundleFolder
-from server.service.catalogues import Catalogues
-from server.service.decisions import Decisions
-from server.service.events import Events
 from server.service.health import Check, Health
-from server.service.items import Items
-from server.service.lists import RankedLists
-from server.service.personalization import Personalization
-from server.service.profiles import Profiles
-from server.service.recommendation import Recommendations
-from server.service.snapshots import Snapshots
-from server.service.user_vectors import UserVectors
-from server.service.users import PROFILES, Users
-from server.service.vectors import Vectors
+from server.service.models import Models
 from server.settings import Settings
-from server.store import keys as key_store
-from server.store import tenants as tenant_store
 from server.store.database import Database, open_database
-from server.stream import DecisionLog, EventLog, Invalidations, connect
 from server.telemetry import configure_telemetry
-from server.worker import decision_worker, event_worker
+from server.use_cases import UseCases, open_use_cases
 
-_STREAM_TIMEOUT_S = 5.0
-_CACHE_TIMEOUT_S = 0.05
-_PRELOADED = 32
-"""Tenants whose catalogues are loaded at the start; those of more are loaded at their first request."""
-_L1_BYTES = 128 * 1024 * 1024
+_REDIRECT_S = 2.0
+"""Seconds in which a server that stops still takes calls, while those who ask its health go elsewhere; a quarter of the drain at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +72,14 @@ class Serving:
 
     grpc_address: str
     http_address: str
+    leave: Callable[[float], Awaitable[None]]
+    """Tells clients to go, and returns when nobody is connected, at most so many seconds later. Until then all calls are answered."""
+    tls: bool = False
+
+    @property
+    def http_url(self) -> str:
+        """The HTTP door's, without a path."""
+        return f"{'https' if self.tls else 'http'}://{self.http_address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +105,8 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
     Raises:
         FailedPreconditionError: A door would be open to other machines without keys, or its port is taken.
     """
-    _refuse_open_doors(settings)
+    refuse_open_doors(settings)
+    tls = read_tls(certificate=settings.tls_certificate, key=settings.tls_key, client_ca=settings.tls_client_ca)
     tracer = configure_telemetry(settings.otlp_endpoint)
     async with AsyncExitStack() as stack:
         if settings.otlp_endpoint:
@@ -129,10 +121,15 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
                 runtime=settings.runtime,
             )
         )
-        services = await _services(stack, settings, endpoints, database, inference)
+        services = await open_use_cases(stack, settings, endpoints.redis_url, database, inference, shared=reuse_port)
         admission = Admission(settings.max_in_flight)
-        dispatcher = _dispatcher(settings, services, database, admission, tracer)
         health = Health(_checks(database, services.stream, inference, triton=bool(endpoints.triton_url)))
+        answering = _servicers(services, health, batch_timeout_s=settings.default_timeout_s)
+        scopes = required_scopes(answering, KSERVE_SCOPES)
+        auth = build_auth(settings, database, services.cache_client, scopes)
+        limits = build_limits(settings, services.cache_client, scopes)
+        # The one way to every servicer, for both doors.
+        dispatcher = InProcessDispatcher(answering, [Telemetry(tracer), convert_errors, auth, *limits, admission, take_token, validate])
         described = load_set((files("aisle") / "descriptors.binpb").read_bytes())
         gateway = build_gateway(
             dispatcher,
@@ -145,10 +142,37 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
             max_body_bytes=settings.max_message_bytes,
             default_timeout_s=settings.default_timeout_s,
             mounts=demo_pages(dispatcher),
+            policy=Policy(
+                origins=read_origins(settings.cors_origins.split(",")),
+                max_age_s=read_max_ages(settings.http_cache.split(","), dispatcher.methods),
+            ),
+        )
+        http_app = await stack.enter_async_context(
+            with_compatibility(
+                gateway,
+                dispatcher,
+                principal=auth.principal,
+                database=database,
+                catalogues=services.catalogues,
+                users=services.users,
+                built=encoder,
+                encoder=inference.encoder,
+                max_body_bytes=settings.max_message_bytes,
+                default_timeout_s=settings.default_timeout_s,
+            )
         )
         http = await stack.enter_async_context(AsyncExitStack())
-        http_address = await http.enter_async_context(
-            open_gateway(gateway, settings.http_address, drain_s=settings.drain_s, reuse_port=reuse_port)
+        web = await http.enter_async_context(
+            open_http_door(
+                http_app,
+                settings.http_address,
+                drain_s=settings.drain_s,
+                reuse_port=reuse_port,
+                on_stop=gateway.end_streams,
+                max_frame_bytes=settings.max_message_bytes,
+                read_timeout_s=settings.read_timeout_s,
+                tls=tls.context if tls else None,
+            )
         )
         door = await stack.enter_async_context(
             open_grpc_door(
@@ -157,28 +181,28 @@ async def serving(settings: Settings, endpoints: Endpoints, encoder: BuiltEncode
                 default_timeout_s=settings.default_timeout_s,
                 max_message_bytes=settings.max_message_bytes,
                 reuse_port=reuse_port,
+                connection_age_s=settings.connection_age_s,
+                tls=tls,
             )
         )
-        try:
-            yield Serving(f"{_host(settings.grpc_address)}:{door.port}", http_address)
-        finally:
+        await stack.enter_async_context(sparing_collections())
+
+        async def leave(within_s: float) -> None:
             health.stopping = True
-            await asyncio.gather(door.drain(settings.drain_s), http.aclose())
+            await asyncio.gather(door.leave(within_s=within_s), web.leave(within_s=within_s))
 
+        try:
+            yield Serving(f"{_host(settings.grpc_address)}:{door.port}", web.address, leave, tls is not None)
+        finally:
+            await leave(min(_REDIRECT_S, settings.drain_s / 4))
+            services.watches.close()
 
-@dataclass(frozen=True, slots=True)
-class _Services:
-    """The use cases."""
+            async def drain_http() -> None:
+                # Before the door, which breaks WebSockets off. A share of the time: a client may have stopped reading.
+                await services.conversations.drain(settings.drain_s / 4)
+                await http.aclose()
 
-    items: Items
-    events: Events
-    recommendations: Recommendations
-    personalization: Personalization
-    profiles: Profiles
-    decisions: Decisions
-    vectors: Vectors
-    inference: Inference
-    stream: redis.asyncio.Redis
+            await asyncio.gather(door.drain(settings.drain_s), drain_http())
 
 
 def _checks(database: Database, stream: redis.asyncio.Redis, inference: Inference, *, triton: bool) -> dict[str, Check]:
@@ -196,98 +220,21 @@ def _checks(database: Database, stream: redis.asyncio.Redis, inference: Inferenc
     return checks | {"triton": ask_triton} if triton else checks
 
 
-async def _services(stack: AsyncExitStack, settings: Settings, endpoints: Endpoints, database: Database, inference: Inference) -> _Services:
-    """Builds the use cases and starts what runs behind them."""
-    name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
-    stream = await _redis(stack, endpoints.redis_url, _STREAM_TIMEOUT_S)
-    invalidations = Invalidations(stream)
-    shared = SharedCache(await _redis(stack, endpoints.redis_url, _CACHE_TIMEOUT_S))
-    cache = Cache(MemoryCache(_L1_BYTES), shared, invalidations.publish)
-    stack.push_async_callback(cache.close)
-    event_log = await stack.enter_async_context(EventLog(stream).running())
-    decision_log = await stack.enter_async_context(DecisionLog(stream).running())
-    catalogues = Catalogues(
-        database,
-        inference.encoder,
-        inference.ranker,
-        BundleFolder(database, settings.data_dir / "bundles"),
-        Snapshots(settings.data_dir / "snapshots"),
-    )
-    stack.push_async_callback(catalogues.close)
-    vectors = Vectors(database, inference.encoder)
-    for hear in (catalogues.on_notice, vectors.on_notice):
-        await stack.enter_async_context(database.listen("aisle_changes", hear))
-
-    async def tenants() -> Sequence[TenantId]:
-        async with database.system() as connection:
-            return [tenant.tenant_id for tenant in await tenant_store.list_tenants(connection)]
-
-    catalogues.preload((await tenants())[:_PRELOADED])
-
-    users = Users(database, cache, event_log)
-    recommendations = Recommendations(catalogues, users, inference.ranker, RankedLists(cache), decision_log)
-    user_vectors = await stack.enter_async_context(UserVectors(database, recommendations).running())
-
-    async def on_applied(tenant_id: TenantId, events: Sequence[Event]) -> None:
-        user_vectors.note(tenant_id, {subject_of(event) for event in events})
-        await invalidations.publish(tenant_id, APPLIED, encode_applied(events))
-
-    def heard(tenant_id: TenantId, kind: str, keys: Sequence[str]) -> None:
-        if kind == APPLIED:
-            catalogues.observe(tenant_id, decode_applied(keys))
-        else:
-            cache.forget(tenant_id, kind, keys)
-
-    for listener in (heard, users.on_invalidation):
-        await stack.enter_async_context(invalidations.listen(listener))
-
-    async def on_touched(tenant_id: TenantId, touched: Sequence[UserId]) -> None:
-        await cache.invalidate(tenant_id, PROFILES, touched)
-
-    worker = event_worker(stream, database, tenants, name=name, on_applied=on_applied, on_touched=on_touched)
-    await stack.enter_async_context(worker.running())
-    await stack.enter_async_context(decision_worker(stream, database, tenants, name=name).running())
-    return _Services(
-        items=Items(database, catalogues),
-        events=Events(event_log, users, catalogues),
-        recommendations=recommendations,
-        personalization=Personalization(recommendations),
-        profiles=Profiles(database, cache, users),
-        decisions=Decisions(database),
-        vectors=vectors,
-        inference=inference,
-        stream=stream,
-    )
-
-
-async def _redis(stack: AsyncExitStack, url: str, timeout_s: float) -> redis.asyncio.Redis:
-    client = connect(url, timeout_s=timeout_s)
-    stack.push_async_callback(client.aclose)
-    return client
-
-
-def _dispatcher(
-    settings: Settings, services: _Services, database: Database, admission: Admission, tracer: trace.Tracer
-) -> InProcessDispatcher:
-    """Returns the one way to every servicer, for both doors."""
-
-    async def lookup(key: str) -> Principal | None:
-        credential = await key_store.authenticate(database, key)
-        return Principal(credential.tenant_id, credential.scopes) if credential else None
-
-    local = None if settings.require_key else Principal(TenantId(settings.local_tenant), frozenset({"admin"}))
+def _servicers(services: UseCases, health: Health, *, batch_timeout_s: float) -> dict[Service, object]:
+    """Returns who answers each service that is offered."""
     servicers: dict[object, object] = {
         recommendation_service_pb2: RecommendationServicer(services.recommendations, services.decisions),
         personalization_service_pb2: PersonalizationServicer(services.personalization, services.profiles),
         embedding_service_pb2: EmbeddingServicer(services.inference.encoder, services.recommendations),
         item_service_pb2: ItemServicer(services.items),
-        event_service_pb2: EventServicer(services.events),
+        event_service_pb2: EventServicer(services.events, services.conversations, batch_timeout_s=batch_timeout_s),
         vector_service_pb2: VectorServicer(services.vectors),
+        cache_service_pb2: CacheServicer(services.caches),
     }
-    return InProcessDispatcher(
-        {service: servicer for module, servicer in servicers.items() for service in _services_of(module)},
-        [Telemetry(tracer), convert_errors, Auth(lookup, local=local), admission, take_token, validate],
-    )
+    return {
+        **{service: servicer for module, servicer in servicers.items() for service in _services_of(module)},
+        offered_service(): KserveServicer(Models(services.catalogues, services.inference), health.missing),
+    }
 
 
 def _services_of(module: object) -> list[ServiceDescriptor]:
@@ -296,13 +243,3 @@ def _services_of(module: object) -> list[ServiceDescriptor]:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0]
-
-
-def _refuse_open_doors(settings: Settings) -> None:
-    """Raises FailedPreconditionError if another machine could call without a key."""
-    for name, address in (("AISLE_GRPC_ADDRESS", settings.grpc_address), ("AISLE_HTTP_ADDRESS", settings.http_address)):
-        host = _host(address).strip("[]")
-        if host not in {"127.0.0.1", "localhost", "::1"} and not settings.require_key:
-            raise FailedPreconditionError(
-                f"{name}={address} is open to other machines; set AISLE_REQUIRE_KEY=true and create keys with `aisle keys create`"
-            )

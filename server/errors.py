@@ -11,6 +11,7 @@
     ├── FailedPreconditionError     right request, wrong state
     ├── AbortedError                two writers met; read again and retry
     ├── OverloadedError             admission refused; retry after `retry_after_s`
+    │   └── RateLimitedError        the key or the tenant called too often
     ├── DeadlineExceededError       the caller's time is used up
     ├── UnavailableError            a part is down; retrying may help
     └── CorruptDataError            stored bytes do not match their checksum or shape
@@ -124,6 +125,16 @@ class OverloadedError(AisleError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimitedError(OverloadedError):
+    """The key or its tenant is beyond its rate. Others are not concerned."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, *, retry_after_s: float, **metadata: object) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.metadata |= {key: str(value) for key, value in metadata.items()}
+
+
 class DeadlineExceededError(AisleError):
     """The caller's deadline passed before the answer was ready."""
 
@@ -135,9 +146,11 @@ class UnavailableError(AisleError):
 
     reason = "UNAVAILABLE"
 
-    def __init__(self, part: str, message: str) -> None:
+    def __init__(self, part: str, message: str, *, retry_after_s: float = 0.0) -> None:
+        """`retry_after_s`: When trying again is worth while; 0: nobody knows."""
         super().__init__(f"{part}: {message}", part=part)
         self.part = part
+        self.retry_after_s = retry_after_s
 
 
 class CorruptDataError(AisleError):

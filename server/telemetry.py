@@ -20,11 +20,20 @@ CALL_SECONDS = Histogram(
 )
 STEP_SECONDS = Histogram("aisle_step_seconds", "Time of one step of a recommendation", ["step"], buckets=_LATENCY_BUCKETS_S)
 RUNGS = Counter("aisle_rung_total", "Replies by rung of the degradation ladder", ["method", "rung"])
+SHAPED = Counter("aisle_shaped_items_total", "Items that shaping moved into or out of a list, by cause", ["cause"])
 IN_FLIGHT = Gauge("aisle_calls_in_flight", "Calls admitted and not yet answered")
+WATCHES = Gauge("aisle_watches_open", "Streams of WatchPersonalization that are open")
+EVENT_STREAMS = Gauge("aisle_event_streams_open", "Streams of StreamEvents that are open")
+CALLS_REFUSED = Counter("aisle_calls_refused_total", "Calls refused before any work, by cause", ["cause"])
+CONCURRENCY_LIMIT = Gauge("aisle_concurrency_limit", "Calls that may run at once, as found from their times")
 BATCH_ROWS = Histogram("aisle_batch_rows", "Rows of one model call", ["model", "runtime"], buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 INFERENCE_SECONDS = Histogram("aisle_inference_seconds", "Time of one model call", ["model", "runtime"], buckets=_LATENCY_BUCKETS_S)
+HEDGES = Counter(
+    "aisle_hedged_calls_total", "Late model calls that were asked of a second runtime, by whether that answered first", ["outcome"]
+)
 CIRCUIT_OPEN = Gauge("aisle_runtime_circuit_open", "1 while a runtime is not used because it failed", ["runtime"])
 CACHE_READS = Counter("aisle_cache_reads_total", "Cache reads by cache, level (l1, l2, miss)", ["cache", "level"])
+WARMED = Counter("aisle_lists_warmed_total", "Lists made before they were asked for")
 STREAM_LAG = Gauge("aisle_stream_lag_entries", "Stream entries appended and not yet applied", ["tenant", "stream"])
 EVENTS_APPLIED = Counter("aisle_events_applied_total", "Events written to the database", ["tenant"])
 EVENTS_DUPLICATE = Counter("aisle_events_duplicate_total", "Events dropped because their id was known", ["tenant"])
@@ -67,17 +76,23 @@ def configure_logging(level: str) -> None:
     )
 
 
-def configure_telemetry(otlp_endpoint: str) -> trace.Tracer:
-    """Returns the tracer. Spans and metrics go to `AISLE_OTLP_ENDPOINT` when it is set; otherwise spans cost nothing."""
-    if otlp_endpoint:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+def configure_telemetry(otlp_endpoint: str) -> trace.Tracer | None:
+    """Returns the tracer, whose spans go to `AISLE_OTLP_ENDPOINT`; None where that is empty, since spans that go nowhere cost time too."""
+    if not otlp_endpoint:
+        return None
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        provider = TracerProvider(resource=Resource.create({"service.name": "aisle"}))
-        provider.add_span_processor(
-            BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http:")))
-        )
-        trace.set_tracer_provider(provider)
+    provider = TracerProvider(resource=Resource.create({"service.name": "aisle"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http:"))))
+    trace.set_tracer_provider(provider)
     return trace.get_tracer("aisle")
+
+
+def flush_telemetry() -> None:
+    """Sends the spans that wait to be sent."""
+    flush = getattr(trace.get_tracer_provider(), "force_flush", None)  # only the SDK's provider has one
+    if flush is not None:
+        flush()

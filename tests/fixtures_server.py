@@ -127,10 +127,11 @@ async def train_bundle(database: Database, tenant_id: TenantId, encoder: BuiltEn
             train,
             raw_events(rows),
             vectors,
-            item_ids=tuple(vectors),
+            items=[item for item in demo.items if item.item_id in vectors],
             tenant_id=tenant_id,
             text_model=encoder.version,
             directory=Path(folder),
+            sequential=False,  # test_serving_equals_evaluating.py has a server with it
         )
         async with database.tenant(tenant_id) as connection:
             await register_bundle(connection, trained.bundle_id, trained.directory, trained.manifest, state="EVALUATED")

@@ -12,14 +12,28 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from server.domain.ranking import RANKER_FEATURES
 from server.errors import UnavailableError
-from server.inference import RANKER_FEATURES, LocalRuntime, ModelSpec, Tensors
+from server.inference import LocalRuntime, ModelSpec, Tensors
 
 FEATURES = len(RANKER_FEATURES)
 
 
+def tiny_sequence_encoder(seed: int = 0) -> bytes:
+    """Returns a small int8 sequence encoder with random weights."""
+    from training.quantize import quantize_rows
+    from training.views.sequential.fit import export_graph
+    from training.views.sequential.net import SequenceNet, Shape
+
+    net = SequenceNet(Shape(2, 16, 2, 2), 10, None, dropout=0.0, unknown=0.0, seed=seed)
+    return bytes(quantize_rows(export_graph(net), {}).SerializeToString())
+
+
 def linear_ranker(scale: float = 1.0, *, bias: float = 0.0, features: int = FEATURES, output: str = "scores", deep: int = 0) -> bytes:
-    """Returns an ONNX ranker whose score is scale * (0 f0 + 1 f1 + 2 f2 ...) + bias; `deep` adds that many matrix products of no effect."""
+    """Returns an ONNX ranker whose score is scale * (0 f0 + 1 f1 + 2 f2 ...) + bias, its probability the sigmoid of that.
+
+    `deep` adds that many matrix products of no effect.
+    """
     weights = (np.arange(features, dtype=np.float32) * np.float32(scale))[:, None]
     nodes = [helper.make_node("MatMul", ["features", "weights"], ["product"]), helper.make_node("Squeeze", ["product", "axis"], ["flat"])]
     initializers = [
@@ -49,12 +63,12 @@ def linear_ranker(scale: float = 1.0, *, bias: float = 0.0, features: int = FEAT
             helper.make_node("Add", ["flat", "nothing"], ["added"]),
         ]
         last = "added"
-    nodes.append(helper.make_node("Add", [last, "bias"], [output]))
+    nodes += [helper.make_node("Add", [last, "bias"], [output]), helper.make_node("Sigmoid", [output], ["probability"])]
     graph = helper.make_graph(
         nodes,
         "ranker",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", features])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["rows"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"]) for name in (output, "probability")],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -6,8 +6,6 @@ Shapes: B texts, T tokens of the longest, D hidden size, H attention heads, E = 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from safetensors import SafetensorError, safe_open
 
 from server.errors import CorruptDataError, InvalidFieldError
-from server.inference.contract import TEXT_DIMENSION, TEXT_ENCODER, ModelSpec
-
-OPSET = 17
-"""The oldest with LayerNormalization, so that older Triton images read the file too."""
-
-_MASKED = -1e9
-"""Added to the attention logits of padding: its share is then exactly 0 in float32, whatever the padding's length."""
+from server.inference.contract import TEXT_DIMENSION, TEXT_ENCODER
+from training.graph import MASKED, GraphWriter
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -137,66 +130,13 @@ def _wanted(config: BertConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-class GraphWriter:
-    """Collects nodes and initializers; each method returns the name of its output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self._scope = ""
-
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Prefixes names made inside, so that profiles read well."""
-        outer, self._scope = self._scope, f"{self._scope}{name}/"
-        yield
-        self._scope = outer
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Stores an array."""
-        full = f"{self._scope}{name}"
-        self.initializers.append(numpy_helper.from_array(np.require(value, requirements="C"), full))
-        return full
-
-    def integers(self, *values: int) -> str:
-        """Stores a 1-D int64 array, as shapes and axes are."""
-        return self.constant(f"i{len(self.initializers)}", np.array(values, np.int64))
-
-    def node(self, operator: str, *inputs: str, domain: str = "", output: str = "", **attributes: Any) -> str:
-        """Adds a node of one output."""
-        name = f"{self._scope}{operator}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [output or name], name=name, domain=domain, **attributes))
-        return output or name
-
-    def linear(self, name: str, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """Adds weight x + bias, with the weight as PyTorch stores it: (outputs, inputs)."""
-        product = self.node("MatMul", x, self.constant(f"{name}.weight", weight.T))
-        return self.node("Add", product, self.constant(f"{name}.bias", bias))
-
-    def model(self, spec: ModelSpec) -> onnx.ModelProto:
-        """Returns the checked model with the tensors of `spec`."""
-        kinds = {"INT64": TensorProto.INT64, "FP32": TensorProto.FLOAT}
-
-        def tensors(specs: Sequence[Any]) -> list[onnx.ValueInfoProto]:
-            free = {0: "rows", 1: "tokens"}
-            return [
-                helper.make_tensor_value_info(s.name, kinds[s.datatype], [free[i] if d == -1 else d for i, d in enumerate(s.shape)])
-                for s in specs
-            ]
-
-        graph = helper.make_graph(self.nodes, spec.name, tensors(spec.inputs), tensors(spec.outputs), self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="aisle")
-        onnx.checker.check_model(model)
-        return model
-
-
 def bert_graph(config: BertConfig, weights: Weights) -> onnx.ModelProto:
     """Returns the float32 graph: token ids and mask in, pooled unit vectors out."""
     graph = GraphWriter()
     x = _embeddings(graph, config, weights)  # (B, T, D)
     mask = graph.node("Cast", "attention_mask", to=TensorProto.FLOAT)  # (B, T)
     absent = graph.node("Sub", graph.constant("one", np.array(1, np.float32)), mask)
-    bias = graph.node("Mul", graph.node("Unsqueeze", absent, graph.integers(1, 2)), graph.constant("masked", np.array(_MASKED, np.float32)))
+    bias = graph.node("Mul", graph.node("Unsqueeze", absent, graph.integers(1, 2)), graph.constant("masked", np.array(MASKED, np.float32)))
     for layer in range(config.layers):
         with graph.scope(f"layer{layer}"):
             x = _layer(graph, config, weights, f"encoder.layer.{layer}", x, bias)
@@ -230,11 +170,8 @@ def _layer(graph: GraphWriter, config: BertConfig, weights: Weights, at: str, x:
     attended = dense("attention.output.dense", _attention(graph, config, weights, f"{at}.attention.self", x, bias))
     x = _norm(graph, config, weights, f"{at}.attention.output.LayerNorm", graph.node("Add", attended, x))
     wide = dense("intermediate.dense", x)
-    # x/2 (1 + erf(x/sqrt 2)), in the form onnxruntime fuses to one Gelu.
-    erf = graph.node("Erf", graph.node("Div", wide, graph.constant("root2", np.array(np.sqrt(2.0), np.float32))))
-    sum_ = graph.node("Add", erf, graph.constant("one", np.array(1, np.float32)))
-    gelu = graph.node("Mul", graph.node("Mul", wide, sum_), graph.constant("half", np.array(0.5, np.float32)))
-    return _norm(graph, config, weights, f"{at}.output.LayerNorm", graph.node("Add", dense("output.dense", gelu), x))
+    narrow = dense("output.dense", graph.gelu(wide))
+    return _norm(graph, config, weights, f"{at}.output.LayerNorm", graph.node("Add", narrow, x))
 
 
 def _attention(graph: GraphWriter, config: BertConfig, weights: Weights, at: str, x: str, bias: str) -> str:

@@ -5,13 +5,12 @@ Shapes: E interactions, U users, N items. Ids are sorted, so row order is id ord
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,17 @@ from server.domain.items import Item
 from server.domain.profiles import HISTORY_LIMIT
 from server.errors import InvalidFieldError
 from server.retrieval.vectors import action_weight
+from training.rows import Row, read_rows
 
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float32]
-Row: TypeAlias = Mapping[str, Any]
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done, in [0, 1]."""
+
+_EVENT_COLUMNS = ("user_id", "item_id", "occurred_at")
+_TIME_FORMAT = "write RFC 3339 or seconds since 1970"
+_MILLISECONDS = 1e11
+"""Seconds past this are the year 5138: the writer meant milliseconds. `aisle import` refuses them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,19 @@ class RawEvents:
         return RawEvents(users, items, tuple(self.kinds[place] for place in places), self.times[keep])
 
 
+class History(NamedTuple):
+    """Interactions of one user, oldest first, (H,) each."""
+
+    rows: IntArray
+    """Rows of items."""
+    weights: FloatArray
+    """float32, what each action says about taste, in clicks."""
+    kinds: IntArray
+    """Rows of event types."""
+    times: NDArray[np.float64]
+    """Seconds since 1970."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interactions:
     """Interactions sorted by user, then time, then the order given."""
@@ -64,6 +81,8 @@ class Interactions:
     """float32, (E,): what each action says about taste, in clicks."""
     times: NDArray[np.float64]
     """(E,), seconds since 1970."""
+    kinds: IntArray
+    """(E,), rows of event types."""
     starts: IntArray
     """(U + 1,): user u's interactions are places starts[u] to starts[u + 1]."""
     item_count: int
@@ -73,15 +92,23 @@ class Interactions:
         """U, with users that have no interaction."""
         return len(self.starts) - 1
 
-    def history(self, user: int) -> tuple[IntArray, FloatArray]:
-        """Returns the items and action weights of a user's last `HISTORY_LIMIT` interactions, oldest first."""
+    def history(self, user: int) -> History:
+        """Returns a user's last `HISTORY_LIMIT` interactions."""
         end = int(self.starts[user + 1])
         start = max(int(self.starts[user]), end - HISTORY_LIMIT)
-        return self.items[start:end], self.weights[start:end]
+        return History(self.items[start:end], self.weights[start:end], self.kinds[start:end], self.times[start:end])
+
+    def history_before(self, user: int, time_s: float) -> History:
+        """Returns the same of the interactions before a moment, in seconds since 1970; of one at that moment nothing was known."""
+        start, end = int(self.starts[user]), int(self.starts[user + 1])
+        end = start + int(np.searchsorted(self.times[start:end], time_s))
+        start = max(start, end - HISTORY_LIMIT)
+        return History(self.items[start:end], self.weights[start:end], self.kinds[start:end], self.times[start:end])
 
     def select(self, keep: NDArray[np.bool_]) -> Interactions:
         """Returns the interactions marked True, (E,), for the same users and items."""
-        return _arrange(self.users[keep], self.items[keep], self.weights[keep], self.times[keep], self.user_count, self.item_count)
+        columns = (self.users[keep], self.items[keep], self.weights[keep], self.times[keep], self.kinds[keep])
+        return _arrange(*columns, user_count=self.user_count, item_count=self.item_count)
 
     def last_of_each(self, *, least: int) -> NDArray[np.bool_]:
         """Returns True for the last interaction of each user who has at least `least`, (E,)."""
@@ -92,12 +119,19 @@ class Interactions:
 
 
 def _arrange(
-    users: IntArray, items: IntArray, weights: FloatArray, times: NDArray[np.float64], user_count: int, item_count: int
+    users: IntArray,
+    items: IntArray,
+    weights: FloatArray,
+    times: NDArray[np.float64],
+    kinds: IntArray,
+    *,
+    user_count: int,
+    item_count: int,
 ) -> Interactions:
     order = np.lexsort((np.arange(len(users)), times, users))
     users = users[order]
     starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=user_count))]).astype(np.int64)
-    return Interactions(users, items[order], weights[order], times[order], starts, item_count)
+    return Interactions(users, items[order], weights[order], times[order], kinds[order], starts, item_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +140,7 @@ class Vocabulary:
 
     user_ids: tuple[UserId, ...]
     item_ids: tuple[ItemId, ...]
+    event_types: tuple[str, ...]
 
     @classmethod
     def of(cls, events: Iterable[RawEvents], item_ids: Iterable[ItemId] = ()) -> Vocabulary:
@@ -113,10 +148,15 @@ class Vocabulary:
         parts = tuple(events)
         users = {user for part in parts for user in part.users}
         items = {item for part in parts for item in part.items}.union(item_ids)
-        return cls(tuple(sorted(users)), tuple(sorted(items)))
+        kinds = {kind for part in parts for kind in part.kinds}
+        return cls(tuple(sorted(users)), tuple(sorted(items)), tuple(sorted(kinds)))
 
-    def encode(self, events: RawEvents) -> Interactions:
+    def encode(self, events: RawEvents, weigh: Callable[[str], float] = action_weight) -> Interactions:
         """Returns the events as arrays.
+
+        Args:
+            events: In any order.
+            weigh: Gives an event type's weight.
 
         Raises:
             KeyError: An id is not in the vocabulary.
@@ -126,8 +166,10 @@ class Vocabulary:
         count = len(events.users)
         users = np.fromiter((user_row[user] for user in events.users), np.int64, count)
         items = np.fromiter((item_row[item] for item in events.items), np.int64, count)
-        weights = np.fromiter((action_weight(kind) for kind in events.kinds), np.float32, count)
-        return _arrange(users, items, weights, events.times, len(self.user_ids), len(self.item_ids))
+        kind_row = {kind: row for row, kind in enumerate(self.event_types)}
+        kinds = np.fromiter((kind_row[kind] for kind in events.kinds), np.int64, count)
+        weights = np.array([weigh(kind) for kind in self.event_types], np.float32)[kinds]
+        return _arrange(users, items, weights, events.times, kinds, user_count=len(self.user_ids), item_count=len(self.item_ids))
 
 
 def raw_events(rows: Iterable[tuple[str, str, str, float]]) -> RawEvents:
@@ -137,28 +179,28 @@ def raw_events(rows: Iterable[tuple[str, str, str, float]]) -> RawEvents:
     return RawEvents(tuple(users), tuple(items), tuple(kinds), np.array(times, np.float64))
 
 
-def read_events(path: Path, progress: Progress = lambda _step, _share: None) -> RawEvents:
+def read_events(path: Path, progress: Progress = lambda _step, _share: None, *, min_value: float | None = None) -> RawEvents:
     """Returns the events of a CSV, JSONL or Parquet file in the import format. Events that concern no item are left out.
 
     Args:
         path: The format is told by the suffix.
         progress: Told about each step.
+        min_value: Leaves out events whose column `value` is less; None keeps all.
 
     Raises:
         InvalidFieldError: The file does not exist, or a row is wrong; the message names file, line and field.
     """
 
     def parsed() -> Iterator[tuple[str, str, str, float]]:
-        for number, row in enumerate(read_rows(path), start=1):
+        for number, row in read_rows(path, _EVENT_COLUMNS):
             if number % 10_000 == 0:
                 progress(f"reading {path.name}: {number} rows", 0.0)
-            item_id = row.get("item_id")
-            if item_id in {None, ""}:
+            if not _given(row, "item_id"):
                 continue
-            user_id = row.get("user_id")
-            if user_id in {None, ""}:
-                raise InvalidFieldError("user_id", f"is missing in row {number} of {path}; every event names its user")
-            yield str(user_id), str(item_id), str(row.get("event_type") or "interaction"), _seconds(row.get("occurred_at"), path, number)
+            place = f"in row {number} of {path}"
+            if min_value is None or _value(row, place) >= min_value:
+                kind = str(row["event_type"]) if _given(row, "event_type") else "interaction"
+                yield _id(row, "user_id", place), _id(row, "item_id", place), kind, _seconds(row.get("occurred_at"), place)
 
     return raw_events(parsed())
 
@@ -169,69 +211,68 @@ def read_items(path: Path) -> tuple[Item, ...]:
     Raises:
         InvalidFieldError: The file does not exist, or a row is wrong.
     """
-    return tuple(_item(row, path, number) for number, row in enumerate(read_rows(path), start=1))
+    return tuple(_item(row, f"in row {number} of {path}") for number, row in read_rows(path, ("item_id",)))
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yields the rows of a CSV, JSONL or Parquet file by column name.
-
-    Raises:
-        InvalidFieldError: The file does not exist, is not of its format, or has another suffix.
-    """
-    if not path.is_file():
-        raise InvalidFieldError("file", f"{path} does not exist; give the path of a CSV, JSONL or Parquet file")
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as handle:
-                yield from csv.DictReader(handle)
-        elif suffix in {".jsonl", ".ndjson"}:
-            with path.open(encoding="utf-8") as handle:
-                yield from (json.loads(line) for line in handle if line.strip())
-        elif suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(path).iter_batches():
-                yield from batch.to_pylist()
-        else:
-            raise InvalidFieldError("file", f"{path} is none of .csv, .jsonl, .parquet; rename or convert it")
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise InvalidFieldError("file", f"{path} cannot be read: {error}; check its format and encoding (UTF-8)") from error
+def _given(row: Row, name: str) -> bool:
+    value = row.get(name)
+    return value is not None and value != ""
 
 
-def _seconds(value: Any, path: Path, number: int) -> float:
+def _id(row: Row, name: str, place: str) -> str:
+    """Returns the id as text. A fraction is refused: 7.0 in one file and 7 in another would be two ids."""
+    if not _given(row, name):
+        raise InvalidFieldError(name, f"is missing {place}; every row names one")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidFieldError(name, f"is {str(value)[:64]!r} {place}, of type {type(value).__name__}; write text or a whole number")
+    return str(value)
+
+
+def _seconds(value: Any, place: str) -> float:
     """Returns seconds since 1970 of an RFC 3339 time or a number of seconds."""
+    if value is None or value == "":
+        raise InvalidFieldError("occurred_at", f"is missing {place}; {_TIME_FORMAT}")
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try:
             parsed = datetime.fromisoformat(str(value))
         except ValueError:
-            message = f"is {value!r} in row {number} of {path}; send RFC 3339 or seconds since 1970"
-            raise InvalidFieldError("occurred_at", message) from None
-        seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+            raise InvalidFieldError("occurred_at", f"is {str(value)[:64]!r} {place}; {_TIME_FORMAT}") from None
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
     if not np.isfinite(seconds):
-        raise InvalidFieldError("occurred_at", f"is not finite in row {number} of {path}; send RFC 3339 or seconds since 1970")
+        raise InvalidFieldError("occurred_at", f"is not finite {place}; {_TIME_FORMAT}")
+    if abs(seconds) > _MILLISECONDS:
+        raise InvalidFieldError("occurred_at", f"is {seconds:.0f} {place}, too large for seconds; divide milliseconds by 1000")
     return seconds
 
 
-def _item(row: Row, path: Path, number: int) -> Item:
-    if not row.get("item_id"):
-        raise InvalidFieldError("item_id", f"is missing in row {number} of {path}")
+def _value(row: Row, place: str) -> float:
+    try:
+        return float(row["value"])
+    except (KeyError, TypeError, ValueError):
+        raise InvalidFieldError("value", f"is {row.get('value')!r} {place}; give every event a number in the column value") from None
+
+
+def _item(row: Row, place: str) -> Item:
+    item_id = ItemId(_id(row, "item_id", place))
     categories = row.get("categories") or ()
     attributes = row.get("attributes") or {}
     price = row.get("price")
+    title, description = str(row.get("title") or item_id), str(row.get("description") or "")
     try:
+        f"{title}{description}".encode()  # a lone surrogate, which JSON can hold, is no text
         return Item(
-            item_id=ItemId(str(row["item_id"])),
-            title=str(row.get("title") or row["item_id"]),
-            description=str(row.get("description") or ""),
+            item_id=item_id,
+            title=title,
+            description=description,
             categories=tuple(categories.split("|")) if isinstance(categories, str) else tuple(map(str, categories)),
             attributes=json.loads(attributes) if isinstance(attributes, str) else dict(attributes),
             price=None if price in {None, ""} else float(str(price)),
             language=str(row.get("language") or ""),
         )
-    except (ValueError, TypeError) as error:
-        raise InvalidFieldError("item", f"is wrong in row {number} of {path}: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidFieldError("item", f"is wrong {place}: {error}; see the columns of aisle import items") from error

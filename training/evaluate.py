@@ -9,29 +9,51 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.ids import ItemId
+from server.domain.items import Item
 from server.errors import InvalidFieldError
 from training import baselines
+from training.cases import draw_cases
 from training.data import Interactions, Progress, RawEvents, Vocabulary
-from training.metrics import Estimate, Metric, coverage, estimates, target_ranks, top_items, user_values
-from training.model import Model, Scorer, fit
-from training.tuning import CASES, Fold, choose, with_view_weights
+from training.learn import Learning
+from training.metrics import Estimate, Metric
+from training.model import Model
+from training.notes import asked_notes, overlap_notes
+from training.pipeline import LEAST_HISTORY, Task, train_model
+from training.ranks import Ranking, judge, list_length_for, rank_users
+from training.rerank import all_scores
+from training.views.semantic_map import ItemTexts
+from training.views.sequential.fit import Sequential
 
 FloatArray: TypeAlias = NDArray[np.float32]
-IntArray: TypeAlias = NDArray[np.int64]
 
-_FOLDS = 3
-_LEAST_HISTORY = 3
-"""Interactions of a user whose last one may be held out."""
 
-_CELLS = 6_000_000
-"""Scores held at once: blocks of users are cut to it, 24 MB an array."""
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What a report is made from: one pass over all items by every contender."""
+
+    model: Model
+    """The contender `aisle`, fitted on `fitted`."""
+    fitted: Interactions
+    asked: Interactions
+    rankings: dict[str, Ranking]
+    """By contender, all of the same users; empty where nothing could be held out."""
+    learning: Learning | None = None
+    """How the ranker was judged; None where nothing could be held out."""
+    validated: Sequential | None = None
+    """The sequential view whose training was watched on held-out interactions."""
+
+    @classmethod
+    def unjudged(cls, model: Model, fitted: Interactions) -> Study:
+        """Returns the study of a model that nothing was held out from."""
+        return cls(model, fitted, fitted.select(np.zeros(len(fitted.users), np.bool_)), {})
 
 
 @dataclass(slots=True)
@@ -44,8 +66,12 @@ class Evaluation:
     seconds: float
     peak_rss_mb: float
     results: dict[str, dict[str, Estimate]]
+    study: Study
+    """What the results were computed from."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Baseline -> why it is not in the table."""
+    notes: list[str] = field(default_factory=list)
+    """What is odd about the data, what is off, and what went wrong on the way, one sentence each."""
     fusion: dict[str, float] = field(default_factory=dict)
     decays: dict[str, float] = field(default_factory=dict)
 
@@ -60,6 +86,7 @@ class Evaluation:
             "peak_rss_mb": round(self.peak_rss_mb),
             "results": results,
             "skipped": self.skipped,
+            "notes": self.notes,
             "fusion": self.fusion,
             "decays": self.decays,
         }
@@ -71,51 +98,67 @@ def evaluate(
     *,
     metrics: Sequence[Metric],
     validation: RawEvents | None = None,
-    item_ids: Sequence[ItemId] = (),
+    items: Sequence[Item] = (),
     text_vectors: Callable[[Sequence[ItemId]], FloatArray] | None = None,
     with_ease: bool = False,
+    checkpoints: Path | None = None,
     progress: Progress = lambda _step, _share: None,
 ) -> Evaluation:
     """Returns metrics of Aisle and the baselines.
 
     The fusion is chosen on `validation`; without one, on the last interaction of each user. Everything is then fitted on all of train and
-    validation, and every test user's items are ranked among all items not in the user's fitted rows.
+    validation, and every test user's items are ranked among all items not in the user's fitted rows. Events that count nothing, such as
+    hide, are no wish and are not asked for. `Evaluation.notes` says where the data did not suffice.
 
     Args:
         train: Interactions to fit on.
         test: What each user did next. Users without fitted rows count too.
         metrics: What to compute.
         validation: Interactions between train and test.
-        item_ids: Further items that are ranked.
+        items: What is known of items; those without events are ranked too.
         text_vectors: Gives float32, (N, 384), for all item ids; None evaluates without texts.
         with_ease: Runs EASE whatever the number of items.
+        checkpoints: Folder where an interrupted training is gone on with; None keeps nothing.
         progress: Told about each step.
 
     Raises:
-        InvalidFieldError: Train or test is empty.
+        InvalidFieldError: Train or test is empty, or no event of the test counts.
     """
     started = time.monotonic()
     for name, part in (("train", train), ("test", test)):
         if not part.users:
             raise InvalidFieldError(name, "holds no interactions; give a file with at least one row that names an item")
     fitted_events = train + validation if validation is not None else train
-    vocabulary = Vocabulary.of([fitted_events, test], item_ids)
+    vocabulary = Vocabulary.of([fitted_events, test], [item.item_id for item in items])
     fitted, asked = vocabulary.encode(fitted_events), vocabulary.encode(test)
-    texts = text_vectors(vocabulary.item_ids) if text_vectors is not None else None
-    if validation is not None and validation.users:
-        before, held_out = vocabulary.encode(train), vocabulary.encode(validation)
-    else:
-        last = fitted.last_of_each(least=_LEAST_HISTORY)
-        before, held_out = fitted.select(~last), fitted.select(last)
-    _, model = train_model(before, held_out, fitted, vocabulary.item_ids, texts, progress=progress)
+    notes = asked_notes(fitted, asked)
+    asked = asked.select(asked.weights > 0)
+    if not len(asked.users):
+        raise InvalidFieldError("test", "holds only events that count nothing, such as hide; give what users liked")
+    texts = None
+    if text_vectors is not None:
+        texts = ItemTexts.of(vocabulary.item_ids, text_vectors(vocabulary.item_ids), items)
+    given = (vocabulary.encode(train), vocabulary.encode(validation)) if validation is not None else None
+    before, held_out = _split(fitted, given, notes.append)
+    task = Task(
+        item_ids=vocabulary.item_ids,
+        event_types=vocabulary.event_types,
+        items=items,
+        texts=texts,
+        checkpoints=checkpoints,
+        progress=progress,
+        note=notes.append,
+    )
+    draft, model, learning = train_model(before, held_out, fitted, task, worth=held_out.weights)
     contenders = _contenders(model, fitted, with_ease=with_ease)
     skipped = {}
     if "ease" not in contenders:
         skipped["ease"] = f"{fitted.item_count} items are more than {baselines.EASE_LARGEST}; --ease runs it all the same"
-    results = {}
-    users = np.unique(asked.users)
-    for name, make in contenders.items():
-        results[name] = rank_users(name, make(), users, fitted, asked, metrics, progress=progress)
+    users, length = np.unique(asked.users), list_length_for(metrics)
+    rankings = {
+        name: rank_users(name, make(), users, fitted, asked, list_length=length, progress=progress) for name, make in contenders.items()
+    }
+    results = judge(rankings, metrics)
     return Evaluation(
         users=len(users),
         items=fitted.item_count,
@@ -123,42 +166,26 @@ def evaluate(
         seconds=time.monotonic() - started,
         peak_rss_mb=peak_rss_mb(),
         results=results,
+        study=Study(model, fitted, asked, rankings, learning, draft.sequential),
         skipped=skipped,
+        notes=list(dict.fromkeys(notes)),
         fusion=model.weights.to_json(),
-        decays={
-            "transitions": model.decays.transitions,
-            "cosine": model.decays.cosine,
-            "collaborative": model.decays.collaborative,
-        },
+        decays=asdict(model.decays),
     )
 
 
-def train_model(
-    before: Interactions,
-    held_out: Interactions,
-    everything: Interactions,
-    item_ids: tuple[ItemId, ...],
-    texts: FloatArray | None,
-    *,
-    progress: Progress,
-) -> tuple[Model, Model]:
-    """Returns the models fitted on `before` and on everything, both with the fusion that ranks best what came after `before`."""
-    progress("fitting without what is held out", 0.0)
-    folds = [Fold(fit(before, item_ids, texts), before, held_out)]
-    asked = len(held_out.users)
-    while asked < CASES and len(folds) < _FOLDS:
-        # Few cases choose badly, and little data is quick to fit: step back in time, as often as it takes.
-        earlier = folds[-1].fitted
-        last = earlier.last_of_each(least=_LEAST_HISTORY)
-        if not last.any():
-            break
-        rest = earlier.select(~last)
-        folds.append(Fold(fit(rest, item_ids, texts), rest, earlier.select(last)))
-        asked += int(last.sum())
-    draft = choose(folds, progress=progress)
-    progress("fitting on everything", 0.0)
-    final = with_view_weights(fit(everything, item_ids, texts).tuned(draft.weights, draft.decays))
-    return draft, final
+def _split(
+    fitted: Interactions, given: tuple[Interactions, Interactions] | None, note: Callable[[str], None]
+) -> tuple[Interactions, Interactions]:
+    """Returns what to fit the draft on and what to choose the fusion on: train and validation if given and of use."""
+    if given is not None:
+        for sentence in overlap_notes(*given):
+            note(sentence)
+        if draw_cases(*given, 1, seed=0):
+            return given
+        note("validation holds nothing new of a user of train: the last interaction of each user chooses the fusion instead")
+    last = fitted.last_of_each(least=LEAST_HISTORY) & (fitted.weights > 0)
+    return fitted.select(~last), fitted.select(last)
 
 
 def peak_rss_mb() -> float:
@@ -168,9 +195,8 @@ def peak_rss_mb() -> float:
 
 
 def aisle_scores(model: Model, fitted: Interactions) -> baselines.Baseline:
-    """Returns the fused scores as a function of user rows."""
-    scorer = Scorer(model)
-    return lambda users: scorer.scores([fitted.history(user) for user in users.tolist()])
+    """Returns the scores that serve as a function of user rows."""
+    return lambda users: all_scores(model, [fitted.history(user) for user in users.tolist()])
 
 
 def _contenders(model: Model, fitted: Interactions, *, with_ease: bool) -> dict[str, Callable[[], baselines.Baseline]]:
@@ -182,33 +208,3 @@ def _contenders(model: Model, fitted: Interactions, *, with_ease: bool) -> dict[
     if with_ease or fitted.item_count <= baselines.EASE_LARGEST:
         contenders["ease"] = lambda: baselines.ease(fitted)
     return contenders
-
-
-def rank_users(
-    name: str,
-    score: baselines.Baseline,
-    users: IntArray,
-    fitted: Interactions,
-    asked: Interactions,
-    metrics: Sequence[Metric],
-    *,
-    progress: Progress,
-) -> dict[str, Estimate]:
-    """Returns the metrics of one contender over `users`, who are asked for their items in `asked`; rows of `fitted` are not ranked."""
-    widest = max((metric.k for metric in metrics if metric.kind == "coverage"), default=0)
-    values, tops = [], []
-    block = max(1, _CELLS // max(fitted.item_count, 1))
-    for at in range(0, len(users), block):
-        some = users[at : at + block]
-        scores = np.array(score(some), np.float32)
-        masked = [fitted.items[fitted.starts[user] : fitted.starts[user + 1]] for user in some.tolist()]
-        targets = [np.unique(asked.items[asked.starts[user] : asked.starts[user + 1]]) for user in some.tolist()]
-        values += [user_values(ranks, metrics) for ranks in target_ranks(scores, masked, targets)]
-        if widest:
-            tops.append(top_items(scores, widest))
-        progress(f"ranking all items: {name}", min(at + block, len(users)) / len(users))
-    found = dict(zip((metric.name for metric in metrics), estimates(np.array(values, np.float64)), strict=True))
-    for metric in metrics:
-        if metric.kind == "coverage":
-            found[metric.name] = coverage(np.concatenate(tops)[:, : metric.k], fitted.item_count)
-    return found

@@ -137,6 +137,15 @@ def estimates(values: NDArray[np.float64], *, seed: int = 0) -> list[Estimate]:
     return [Estimate(float(m), float(a), float(b)) for m, a, b in zip(values.mean(axis=0), low, high, strict=True)]
 
 
+def is_better(difference: NDArray[np.float64]) -> bool:
+    """Returns whether a mean gain, of the difference in each case, (S,), exceeds its standard error: few cases change nothing.
+
+    Source: the one-standard-error rule of L. Breiman et al., Classification and Regression Trees (1984), section 3.4.3.
+    """
+    mean = float(difference.mean())
+    return mean > 0 and mean > float(difference.std()) / np.sqrt(len(difference))
+
+
 def coverage(tops: IntArray, items: int, *, seed: int = 0) -> Estimate:
     """Returns the share of items that appear in some user's list, (users, K); interval over 200 resamples of users."""
     generator = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ Shapes: B users, N items, D dimensions a view, H interactions of a history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -13,21 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.ids import ItemId
+from server.domain.items import Item
 from server.domain.ranking import VIEW_DIMENSIONS, VIEWS
+from server.retrieval.affinity import ItemFacts
 from server.retrieval.fusion import FusionWeights, fused
-from server.retrieval.sources import SparseSource
-from server.retrieval.vectors import VectorSpace, aged, semantic_view
+from server.retrieval.semantic import SemanticMap
+from server.retrieval.sequence import SequenceSpace
+from server.retrieval.sources import SPARSE_SCORES, CsrCounts, SparseScore, SparseSource
+from server.retrieval.vectors import SEMANTIC_DECAY, VectorSpace, aged, semantic_view
 from training.counting import Counts, count, user_items
-from training.data import Interactions
+from training.data import History, Interactions
+from training.network import LearnedRanker
+from training.regression import fit_regression
 from training.views.collaborative import Factors, fit_factors
+from training.views.semantic_map import ItemTexts, fit_semantic
+from training.views.sequential.fit import Sequential
+from training.views.sequential.scores import HistoryEncoder
 
 FloatArray: TypeAlias = NDArray[np.float32]
-IntArray: TypeAlias = NDArray[np.int64]
-History: TypeAlias = tuple[IntArray, FloatArray]
-"""Item rows and action weights, both (H,), oldest first."""
 
 
-DEFAULT = FusionWeights(sparse=1.0, collaborative=0.25, popularity=0.02, semantic=0.25, trending=0.0, freshness=0.0)
+DEFAULT = FusionWeights(
+    sparse=1.0, regression=0.25, collaborative=0.25, popularity=0.02, semantic=0.25, sequential=0.5, trending=0.0, freshness=0.0
+)
 """Before anything was chosen. What trends and what is new bring candidates, but earn a place in the order only by the other features:
 offline data, whose times may be made up, cannot tell what they are worth."""
 
@@ -38,6 +46,7 @@ class Decays:
 
     transitions: float = 0.7
     cosine: float = 0.8
+    regression: float = 0.8
     collaborative: float = 0.8
 
 
@@ -47,44 +56,105 @@ class Model:
 
     item_ids: tuple[ItemId, ...]
     counts: Counts
+    regression: CsrCounts
+    """Weight of having one item in the estimate of having another."""
     factors: Factors
     popularity: FloatArray
     """float32, (N,): users of the item relative to the most popular one's."""
-    text_vectors: FloatArray | None
-    """float32, (N, D), unit rows; None where no item has a text."""
+    semantic_views: FloatArray | None
+    """float32, (N, D); None where no item has a text."""
+    semantic: SemanticMap = field(default_factory=SemanticMap.identity)
+    """Makes the semantic views."""
+    event_types: tuple[str, ...] = ()
+    """Behind the rows of `History.kinds`."""
+    sequential: Sequential | None = None
     decays: Decays = field(default_factory=Decays)
     weights: FusionWeights = DEFAULT
     view_weights: FloatArray
     """float32, (V,), for dense retrieval."""
+    facts: ItemFacts | None = None
+    """Prices, places and categories, slot n of item n; None where only ids are known."""
+    context_axes: Mapping[str, float] = field(default_factory=dict)
+    """Weights of the axes of requests' features; empty: all count alike."""
+    ranker: LearnedRanker | None = None
+    """Orders in place of the fusion where it did better."""
 
     def sparse_source(self) -> SparseSource:
         """Returns the item-to-item source, as the bundle's readers make it."""
-        counts, decays = self.counts, (self.decays.transitions, self.decays.cosine)
-        return SparseSource(self.item_ids, counts.transitions, counts.together, counts.mass, counts.users, decays=decays)
+        counts, decays = self.counts, (self.decays.transitions, self.decays.cosine, self.decays.regression)
+        arrays = (counts.transitions, counts.together, counts.mass, counts.users)
+        return SparseSource(self.item_ids, *arrays, regression=self.regression, decays=decays)
 
     def space(self) -> VectorSpace:
         """Returns the vector space, as the bundle's readers make it."""
         return VectorSpace(
-            self.item_ids, self.factors.incoming, self.factors.outgoing, decay=self.decays.collaborative, weights=self.view_weights
+            self.item_ids,
+            self.factors.incoming,
+            self.factors.outgoing,
+            sequence=self.sequence_space(),
+            semantic=self.semantic,
+            decay=self.decays.collaborative,
+            weights=self.view_weights,
+            context_axes=self.context_axes,
         )
+
+    def sequence_space(self) -> SequenceSpace:
+        """Returns the items' side of the sequential view."""
+        return self.sequential.space if self.sequential is not None else SequenceSpace.empty()
 
     def tuned(self, weights: FusionWeights, decays: Decays) -> Model:
         """Returns the model with another fusion."""
         return replace(self, weights=weights, decays=decays)
 
 
-def fit(interactions: Interactions, item_ids: tuple[ItemId, ...], text_vectors: FloatArray | None = None) -> Model:
-    """Returns the model of these interactions, with a fusion that nothing has chosen yet."""
+def fit(
+    interactions: Interactions,
+    item_ids: tuple[ItemId, ...],
+    texts: ItemTexts | None = None,
+    *,
+    sequential: Sequential | None = None,
+    event_types: tuple[str, ...] = (),
+    counts: Counts | None = None,
+    regression: CsrCounts | None = None,
+    factors: Factors | None = None,
+) -> Model:
+    """Returns the model of these interactions, with a fusion that nothing has chosen yet.
+
+    Args:
+        interactions: All.
+        item_ids: Of their rows.
+        texts: Of the items; None where none has any.
+        sequential: The trained view, if there is one.
+        event_types: Behind the rows of `Interactions.kinds`.
+        counts: What `count` would give, if it is known.
+        regression: What `fit_regression` would give, if it is known.
+        factors: What `fit_factors` would give, if it is known.
+    """
     wanted = interactions if (interactions.weights > 0).all() else interactions.select(interactions.weights > 0)
-    users = np.asarray(user_items(wanted).sum(axis=0), np.float32).ravel()
+    held = user_items(wanted)
+    users = np.asarray(held.sum(axis=0), np.float32).ravel()
+    semantic = fit_semantic(held, texts) if texts is not None else SemanticMap.identity()
     return Model(
         item_ids=item_ids,
-        counts=count(wanted),
-        factors=fit_factors(wanted),
+        counts=count(wanted) if counts is None else counts,
+        regression=fit_regression(held) if regression is None else regression,
+        factors=fit_factors(wanted) if factors is None else factors,
         popularity=users / max(float(users.max(initial=0.0)), 1.0),
-        text_vectors=text_vectors,
+        semantic_views=texts.mapped(semantic) if texts is not None else None,
+        semantic=semantic,
+        event_types=event_types,
+        sequential=sequential,
+        weights=DEFAULT if sequential is not None else replace(DEFAULT, sequential=0.0),
         view_weights=np.ones(len(VIEWS), np.float32),
     )
+
+
+def with_facts(model: Model, items: Iterable[Item]) -> Model:
+    """Returns the model with what is known of its items."""
+    known = {item.item_id: item for item in items}
+    if not known:
+        return model
+    return replace(model, facts=ItemFacts.of([known.get(item_id) or Item(item_id=item_id, title="") for item_id in model.item_ids]))
 
 
 class Scorer:
@@ -98,39 +168,52 @@ class Scorer:
         self.model = model
         self._sparse = model.sparse_source()
         self._space = model.space()
+        self._encoder = None
+        if model.sequential is not None:
+            self._encoder = HistoryEncoder(model.sequential.space, model.sequential.onnx, model.event_types)
 
-    def sparse(self, history: History, decay: float, *, cosine: bool) -> FloatArray:
-        """Returns transitions or cosine of all items, float32, (N,)."""
-        rows, actions = history
-        return self._sparse.scores(rows, actions * aged(len(rows), decay), cosine=cosine)
+    def sparse(self, history: History, decay: float, score: SparseScore) -> FloatArray:
+        """Returns a score of the item-to-item source of all items, float32, (N,)."""
+        return self._sparse.scores(history.rows, history.weights * aged(len(history.rows), decay), score)
 
     def collaborative(self, histories: Sequence[History], decay: float) -> FloatArray:
         """Returns the collaborative scores of all items, float32, (B, N)."""
         views = np.zeros((len(histories), VIEW_DIMENSIONS), np.float32)
-        for place, (rows, actions) in enumerate(histories):
-            views[place] = self._space.fold_in_rows(rows, actions * aged(len(rows), decay))
+        for place, history in enumerate(histories):
+            views[place] = self._space.fold_in_rows(history.rows, history.weights * aged(len(history.rows), decay))
         return np.asarray(views @ self.model.factors.outgoing.T, np.float32)
 
-    def semantic(self, histories: Sequence[History], decay: float) -> FloatArray:
+    def semantic(self, histories: Sequence[History]) -> FloatArray:
         """Returns the semantic scores of all items, float32, (B, N); zeros where there are no texts."""
-        texts = self.model.text_vectors
-        if texts is None:
+        items = self.model.semantic_views
+        if items is None:
             return np.zeros((len(histories), len(self.model.item_ids)), np.float32)
-        views = np.stack([semantic_view(texts[rows], actions * aged(len(rows), decay)) for rows, actions in histories])
-        return np.asarray(views @ texts.T, np.float32)
+        return np.asarray(semantic_views_of(items, histories) @ items.T, np.float32)
+
+    def sequential(self, histories: Sequence[History]) -> FloatArray:
+        """Returns the sequential scores of all items, float32, (B, N); (B, 1) zeros where there is no such view."""
+        if self._encoder is None:
+            return np.zeros((len(histories), 1), np.float32)
+        return np.asarray(self._encoder.encode(histories) @ self.model.sequence_space().items.T, np.float32)
 
     def columns(self, histories: Sequence[History]) -> dict[str, FloatArray]:
         """Returns the ranker's features of all items for users without a request context, each float32, (B, N) or (1, N)."""
         decays = self.model.decays
         nothing = np.zeros((1, 1), np.float32)
-        columns = dict.fromkeys(("sequential", "contextual", "trending", "freshness"), nothing)
-        columns["transitions"] = np.stack([self.sparse(history, decays.transitions, cosine=False) for history in histories])
-        columns["cosine"] = np.stack([self.sparse(history, decays.cosine, cosine=True) for history in histories])
+        columns = dict.fromkeys(("contextual", "trending", "freshness"), nothing)
+        for score in SPARSE_SCORES:
+            columns[score] = np.stack([self.sparse(history, getattr(decays, score), score) for history in histories])
         columns["collaborative"] = self.collaborative(histories, decays.collaborative)
-        columns["semantic"] = self.semantic(histories, decays.collaborative)
+        columns["semantic"] = self.semantic(histories)
+        columns["sequential"] = self.sequential(histories)
         columns["popularity"] = self.model.popularity[None, :]
         return columns
 
     def scores(self, histories: Sequence[History]) -> FloatArray:
         """Returns the fused scores of all items, float32, (B, N)."""
         return fused(self.columns(histories), self.model.weights)
+
+
+def semantic_views_of(items: FloatArray, histories: Sequence[History]) -> FloatArray:
+    """Returns the users' semantic views, float32, (B, D), from the items', (N, D)."""
+    return np.stack([semantic_view(items[one.rows], one.weights * aged(len(one.rows), SEMANTIC_DECAY)) for one in histories])

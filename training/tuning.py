@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from server.domain.ranking import VIEWS
 from server.retrieval.fusion import FusionWeights, fused
-from training.data import Interactions, Progress
-from training.model import Decays, History, Model, Scorer
+from server.retrieval.sources import SPARSE_SCORES
+from server.retrieval.vectors import SEMANTIC_DECAY
+from training.cases import best_rows, draw_cases
+from training.data import History, Interactions, Progress
+from training.metrics import is_better
+from training.model import Decays, Model, Scorer
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
@@ -30,15 +34,22 @@ _CANDIDATES = 150
 
 _DECAYS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _BLOCK = 256
+_CELLS = 16_000_000
+"""Scores of one source held at once, 64 MB: blocks of cases are cut to it."""
 _GRID: dict[str, tuple[float, ...]] = {
     "cosine_mix": (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
     "sparse_floor": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "regression": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+    "regression_floor": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     "collaborative": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "collaborative_floor": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-    "popularity": (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5),
+    "popularity": (0.001, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5),
     "popularity_floor": (1e-3, 1e-2, 1e-1),
+    "sequential": (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5),
     "semantic": (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
 }
+"""Popularity is never 0: it orders what nothing else tells apart, which for a user without a history is everything."""
+
 _DEPTH = 100
 """NDCG of the first hundred chooses: it orders settings as NDCG@10 does, with far less noise on few cases."""
 
@@ -52,6 +63,8 @@ class _Cases:
     columns: dict[tuple[str, float], FloatArray]
     """(source, decay) -> float32, (S, C)."""
     popularity: FloatArray
+    sequential: FloatArray
+    """float32, (S, C)."""
     valid: NDArray[np.bool_]
     """(S, C): False for padding."""
     target: IntArray
@@ -64,10 +77,11 @@ class _Cases:
             {
                 "transitions": self.columns["transitions", decays.transitions],
                 "cosine": self.columns["cosine", decays.cosine],
+                "regression": self.columns["regression", decays.regression],
                 "collaborative": self.columns["collaborative", decays.collaborative],
-                "semantic": self.columns["semantic", decays.collaborative],
+                "semantic": self.columns["semantic", SEMANTIC_DECAY],
                 "popularity": self.popularity,
-                "sequential": nothing,
+                "sequential": self.sequential,
                 "contextual": nothing,
                 "trending": nothing,
                 "freshness": nothing,
@@ -106,7 +120,7 @@ def choose(folds: Sequence[Fold], *, progress: Progress, cases: int = CASES, see
     prepared: list[_Cases] = []
     asked = 0
     for fold in folds:
-        chosen = _draw(fold.fitted, fold.held_out, cases - asked, seed)
+        chosen = draw_cases(fold.fitted, fold.held_out, cases - asked, seed=seed)
         if chosen:
             histories = [fold.fitted.history(user) for user, _ in chosen]
             prepared.append(_prepare(Scorer(fold.model), histories, [item for _, item in chosen], progress))
@@ -118,33 +132,21 @@ def choose(folds: Sequence[Fold], *, progress: Progress, cases: int = CASES, see
     def gains(setting: _Setting) -> NDArray[np.float64]:
         return np.concatenate([part.gains(*setting) for part in prepared])
 
-    grid = dict(_GRID)
-    weights = model.weights
-    if model.text_vectors is None:
-        weights = replace(weights, semantic=0.0)
-        del grid["semantic"]
-    setting = (weights, model.decays)
+    absent = {name for name, part in (("semantic", model.semantic_views), ("sequential", model.sequential)) if part is None}
+    grid = {name: values for name, values in _GRID.items() if name not in absent}
+    setting = (replace(model.weights, **dict.fromkeys(absent, 0.0)), model.decays)
     best = gains(setting)
     for number in range(_ROUNDS):
         before = setting
         for change in _steps(grid):
             trial = change(setting)
             found = gains(trial)
-            if _is_better(found - best):
+            if is_better(found - best):
                 best, setting = found, trial
         progress(f"choosing the fusion: ndcg@{_DEPTH} {best.mean():.4f} on {asked} held-out cases", (number + 1) / _ROUNDS)
         if setting == before:
             break
     return with_view_weights(model.tuned(*setting))
-
-
-def _is_better(difference: NDArray[np.float64]) -> bool:
-    """Returns whether a mean gain exceeds its standard error: the default stays where cases are too few to tell.
-
-    Source: the one-standard-error rule of L. Breiman et al., Classification and Regression Trees (1984), section 3.4.3.
-    """
-    mean = float(difference.mean())
-    return mean > 0 and mean > float(difference.std()) / np.sqrt(len(difference))
 
 
 def _steps(grid: Mapping[str, tuple[float, ...]]) -> Iterator[Callable[[_Setting], _Setting]]:
@@ -169,27 +171,11 @@ def with_view_weights(model: Model) -> Model:
     """Returns the model with weights for dense retrieval: each view's fused weight, in units of a good match in that view."""
     weights = model.weights
     factors = model.factors.outgoing
-    spread = float(np.linalg.norm(factors, axis=1).max(initial=0.0)) if len(factors) else 0.0
+    spread = float(np.sqrt(np.einsum("nd,nd->n", factors, factors).max(initial=0.0)))  # norm(axis=1) would make two copies
     collaborative = weights.collaborative / spread if spread > 0 else 0.0
-    semantic = max(weights.semantic, 0.05) if model.text_vectors is not None else 0.0
+    semantic = max(weights.semantic, 0.05) if model.semantic_views is not None else 0.0
     by_view = {"semantic": semantic, "collaborative": collaborative, "sequential": weights.sequential, "contextual": weights.contextual}
     return replace(model, view_weights=np.array([by_view[view] for view in VIEWS], np.float32))
-
-
-def _draw(fitted: Interactions, held_out: Interactions, cases: int, seed: int) -> list[tuple[int, int]]:
-    """Returns users and items to ask for, (user, item)."""
-    if cases <= 0:
-        return []
-    generator = np.random.default_rng(seed)
-    chosen: list[tuple[int, int]] = []
-    for place in generator.permutation(len(held_out.users)).tolist():
-        user, item = int(held_out.users[place]), int(held_out.items[place])
-        start, end = fitted.starts[user], fitted.starts[user + 1]
-        if end > start and held_out.weights[place] > 0 and item not in fitted.items[start:end]:
-            chosen.append((user, item))
-            if len(chosen) == cases:
-                break
-    return chosen
 
 
 def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int], progress: Progress) -> _Cases:
@@ -202,36 +188,42 @@ def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int
         valid[case, : len(rows)] = True
     target = np.array([int(np.searchsorted(rows, wanted)) for rows, wanted in zip(candidates, targets, strict=True)], np.int64)
     columns: dict[tuple[str, float], FloatArray] = {}
+    block = _block(scorer)
     for number, decay in enumerate(_DECAYS, start=1):
-        for name, cosine in (("transitions", False), ("cosine", True)):
+        for name in SPARSE_SCORES:
             columns[name, decay] = np.stack(
-                [scorer.sparse(history, decay, cosine=cosine)[rows] for history, rows in zip(histories, places, strict=True)]
+                [scorer.sparse(history, decay, name)[rows] for history, rows in zip(histories, places, strict=True)]
             )
-        for name in ("collaborative", "semantic"):
-            score = scorer.collaborative if name == "collaborative" else scorer.semantic
-            blocks = range(0, len(histories), _BLOCK)
-            columns[name, decay] = np.concatenate(
-                [np.take_along_axis(score(histories[at : at + _BLOCK], decay), places[at : at + _BLOCK], axis=1) for at in blocks]
-            )
+        columns["collaborative", decay] = _at_places(partial(scorer.collaborative, decay=decay), histories, places, block)
         progress("scoring held-out cases", number / len(_DECAYS))
-    return _Cases(columns, scorer.model.popularity[places], valid, target)
+    columns["semantic", SEMANTIC_DECAY] = _at_places(scorer.semantic, histories, places, block)
+    sequential = np.zeros(places.shape, np.float32)
+    if scorer.model.sequential is not None:
+        sequential = _at_places(scorer.sequential, histories, places, block)
+    return _Cases(columns, scorer.model.popularity[places], sequential, valid, target)
+
+
+def _at_places(score: Callable[[Sequence[History]], FloatArray], histories: Sequence[History], places: IntArray, block: int) -> FloatArray:
+    """Returns the scores of each history at its places, float32, (S, C)."""
+    blocks = range(0, len(histories), block)
+    return np.concatenate([np.take_along_axis(score(histories[at : at + block]), places[at : at + block], axis=1) for at in blocks])
 
 
 def _candidates(scorer: Scorer, histories: Sequence[History], targets: Sequence[int]) -> list[IntArray]:
     """Returns the candidates of each case, rows ascending: the best of every source and the target, without what the user has."""
     found: list[IntArray] = []
     popular = np.argsort(-scorer.model.popularity, kind="stable")[:_CANDIDATES]
-    for at in range(0, len(histories), _BLOCK):
-        block = histories[at : at + _BLOCK]
-        columns = scorer.columns(block)
-        for place, (rows, _) in enumerate(block):
-            best = [_best(columns[name][place]) for name in ("transitions", "cosine", "collaborative", "semantic")]
+    block = _block(scorer)
+    for at in range(0, len(histories), block):
+        some = histories[at : at + block]
+        columns = scorer.columns(some)
+        for place, history in enumerate(some):
+            best = [best_rows(columns[name][place], _CANDIDATES) for name in (*SPARSE_SCORES, "collaborative", "semantic", "sequential")]
             union = np.union1d(np.concatenate([*best, popular]), targets[at + place])
-            found.append(np.setdiff1d(union, rows))
+            found.append(np.setdiff1d(union, history.rows))
     return found
 
 
-def _best(scores: FloatArray) -> IntArray:
-    if len(scores) <= _CANDIDATES:
-        return np.arange(len(scores))
-    return np.argpartition(-scores, _CANDIDATES)[:_CANDIDATES]
+def _block(scorer: Scorer) -> int:
+    """Returns how many cases are scored at once."""
+    return max(1, min(_BLOCK, _CELLS // max(len(scorer.model.item_ids), 1)))

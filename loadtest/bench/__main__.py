@@ -1,7 +1,7 @@
-"""`python -m loadtest.bench`: EmbedTexts and RecommendItems beside raw ONNX Runtime and an empty gRPC echo.
+"""`python -m loadtest.bench` (`poe bench`): what the server costs beside the limits of the same machine in the same minutes.
 
-All in turn within each round, each in a process of its own, so that the machine's moods meet all alike. Quote the ratios, not the rates.
-Needs a running server on this machine, found as by `python -m loadtest`.
+Starts a server with embedded parts of its own on free ports, a temporary data folder and the demo tenant, and measures all cases in turn
+within each round, in an order that changes. Quote the ratios, not the rates. A whole run takes about 20 minutes; `--only` names a part.
 """
 
 from __future__ import annotations
@@ -9,130 +9,104 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
-import statistics
-import subprocess
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, astuple
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from aisle.v1 import embedding_service_pb2, recommendation_service_pb2
-from loadtest.bench.echo import METHOD as ECHO_METHOD
-from loadtest.bench.measure import BenchError, Figures, calls, listening_process, raw
+from loadtest.bench.case import Case, Round
+from loadtest.bench.cases import ALL
+from loadtest.bench.measure import BenchError, Figures
+from loadtest.bench.stand import ROOT, Stand, standing
+from loadtest.bench.table import HEADER, markdown, picture, rows, write_readme
 from server.cli.models import build_with_progress
-from server.demo import couples_with_journeys
 
-IN_FLIGHT = (1, 16, 64)
-_EMBED = "/aisle.v1.EmbeddingService/EmbedTexts"
-_RECOMMEND = "/aisle.v1.RecommendationService/RecommendItems"
+README = ROOT / "loadtest" / "README.md"
+PICTURE = ROOT / "loadtest" / "bench-cpu.svg"
 
 
-@contextmanager
-def _echo_server() -> Iterator[tuple[str, psutil.Process]]:
-    with subprocess.Popen([sys.executable, "-m", "loadtest.bench.echo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout
-        assert child.stdin
-        port = child.stdout.readline().strip()
-        if not port:
-            raise BenchError("the echo server did not start")
-        yield f"127.0.0.1:{port}", psutil.Process(child.pid)
-        child.stdin.close()
+def chosen(words: Sequence[str]) -> list[Case]:
+    """Returns the cases whose names hold one of the words, and those they are compared with; all for no words.
+
+    Raises:
+        BenchError: A word names none.
+    """
+    for word in words:
+        if not any(word.lower() in case.name.lower() for case in ALL):
+            raise BenchError(f"no case has {word!r} in its name; there are: {', '.join(case.name for case in ALL)}")
+    named = [case for case in ALL if not words or any(word.lower() in case.name.lower() for word in words)]
+    beside = {case.beside for case in named}
+    return [case for case in ALL if case in named or case.name in beside]
 
 
-def _texts(count: int, salt: int) -> list[str]:
-    """Returns texts of about 16 tokens that no cache has seen: openings of the demo catalogue, each with a number of its own."""
-    items, _ = couples_with_journeys(1, 1, datetime.now(UTC))
-    return [f"{items[n % len(items)].description.split('.')[0]} {salt + n}" for n in range(count)]
+def _turn(seconds: float) -> Round:
+    return Round(random.randrange(10**12), seconds)  # noqa: S311  # a fresh number, no secret
 
 
-def _cases(address: str, echo: tuple[str, psutil.Process], seconds: float, salt: int) -> dict[str, Callable[[], Figures]]:
-    """Returns what to measure, by name; the salt makes the texts new in each round."""
-    encoder = build_with_progress(None, Path(os.environ.get("AISLE_CACHE_DIR", "~/.cache/aisle")).expanduser())
-    texts = _texts(4000, salt)
-    server = listening_process(address)
-    key = os.environ.get("AISLE_KEY", "")
-    metadata = [("authorization", f"Bearer {key}")] if key else []
-    embed = [embedding_service_pb2.EmbedTextsRequest(texts=[text]).SerializeToString() for text in texts]
-    # Contexts nobody asked in before: a list from the cache would measure the cache.
-    recommend = [
-        recommendation_service_pb2.RecommendItemsRequest(
-            user=f"users/couple-{n % 1000:06d}", max_results=50, context=recommendation_service_pb2.Context(page=f"/bench/{salt + n}")
-        ).SerializeToString()
-        for n in range(4000)
-    ]
-    cores = len(os.sched_getaffinity(0))
-    cases: dict[str, Callable[[], Figures]] = {
-        f"raw x{threads}": partial(raw, str(encoder.onnx), str(encoder.tokenizer), texts, threads=threads, seconds=seconds)
-        for threads in sorted({1, cores})
-    }
-    for n in IN_FLIGHT:
-        cases[f"echo @{n}"] = partial(calls, echo[0], ECHO_METHOD, [b"x" * 1024], server=echo[1], in_flight=n, seconds=seconds)
-        cases[f"EmbedTexts @{n}"] = partial(calls, address, _EMBED, embed, server=server, in_flight=n, seconds=seconds, metadata=metadata)
-        cases[f"RecommendItems @{n}"] = partial(
-            calls, address, _RECOMMEND, recommend, server=server, in_flight=n, seconds=seconds, metadata=metadata
-        )
-    return cases
+def _measured(stand: Stand, cases: Sequence[Case], number: int, arguments: argparse.Namespace) -> dict[str, Figures]:
+    order = random.sample(list(cases), len(cases))
+    title = f"Round {number + 1} of {arguments.rounds}"
+    found = {case.name: case.measure(stand, _turn(arguments.seconds)) for case in track(order, title, console=Console(stderr=True))}
+    return {case.name: found[case.name] for case in cases}
 
 
-def _median(rounds: list[dict[str, Figures]], pick: Callable[[dict[str, Figures]], float]) -> float:
-    return statistics.median(pick(found) for found in rounds)
+def _rounds(stand: Stand, cases: Sequence[Case], arguments: argparse.Namespace) -> list[dict[str, Figures]]:
+    """Returns what was measured; Ctrl-C ends it, and the rounds that were whole by then count."""
+    rounds: list[dict[str, Figures]] = []
+    try:
+        for number in range(arguments.rounds):
+            rounds.append(_measured(stand, cases, number, arguments))  # noqa: PERF401  # kept when the next one is broken off
+    except KeyboardInterrupt:
+        if not rounds:
+            raise BenchError("no round was whole when it was broken off") from None
+    return rounds
 
 
-def _ratios(name: str, rounds: list[dict[str, Figures]]) -> tuple[str, str]:
-    """Returns the two ratios of a case to its limit, medians over rounds: rates, and CPU for each answer."""
-    kind, _, n = name.partition(" @")
-    if kind == "EmbedTexts":
-        limit = next(reversed([one for one in rounds[0] if one.startswith("raw")]))
-    elif kind == "RecommendItems":
-        limit = f"echo @{n}"
-    else:
-        return "", ""
-    rate = _median(rounds, lambda found: found[name].rps / found[limit].rps)
-    cost = _median(rounds, lambda found: found[name].cpu_us / found[limit].cpu_us)
-    return f"{rate:.2f} of {limit}", f"{cost:.2f} x {limit}"
+def _about(arguments: argparse.Namespace, rounds: int) -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    load = os.getloadavg()[1]
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Python {platform.python_version()}, "
+        f"`--rounds {rounds} --seconds {arguments.seconds:g}`, client beside the server, "
+        f"{load:.1f} processes ready to run in the last minutes (the bench's own included)."
+    )
 
 
 def main() -> None:
-    """Runs the rounds and prints the table."""
+    """Runs the rounds, prints the table, and writes it into the README when all cases ran."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="cases with a word in their name, and those beside them")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("--rounds must be at least 1 and --seconds above 0")
-    address = os.environ.get("AISLE_GRPC_ADDRESS", "127.0.0.1:50051")
-    rounds: list[dict[str, Figures]] = []
-    with _echo_server() as echo:
-        for number in range(arguments.rounds):
-            cases = _cases(address, echo, arguments.seconds, random.randrange(10**9))  # noqa: S311  # a fresh number, no secret
-            order = random.sample(list(cases), len(cases))
-            found = {
-                name: cases[name]() for name in track(order, f"Round {number + 1} of {arguments.rounds}", console=Console(stderr=True))
-            }
-            rounds.append({name: found[name] for name in cases})
-    table = Table("case", "per second", "p50 ms", "CPU us each", "rate", "CPU")
-    figures: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
-    for name in rounds[0]:
-        rps, p50_ms, cpu_us = (statistics.median(values) for values in zip(*(astuple(one[name]) for one in rounds), strict=True))
-        table.add_row(name, f"{rps:.0f}", f"{p50_ms:.2f}", f"{cpu_us:.0f}", *_ratios(name, rounds))
-        figures[name] = [asdict(one[name]) for one in rounds]
-    Console(width=110).print(table)
-    print("rate and CPU: medians over rounds of the ratio within a round. raw: 16 texts a batch, each text counted; its p50 is a batch's.")
+    cases = chosen(arguments.only)
+    encoder = build_with_progress(None, Path(os.environ.get("AISLE_CACHE_DIR", "~/.cache/aisle")).expanduser())
+    with standing((encoder.onnx, encoder.tokenizer)) as stand:
+        rounds = _rounds(stand, cases, arguments)
+    found = rows(cases, rounds)
+    shown = Table(*HEADER)
+    for line in found:
+        shown.add_row(*line)
+    Console(width=200).print(shown)
+    print("beside, rate, CPU, p95: medians over rounds of the ratio within a round. raw: 16 texts a batch, each text counted.")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({case.name: [asdict(one[case.name]) for one in rounds] for case in cases}, indent=1) + "\n")
+    if not arguments.only:
+        write_readme(README, f"{_about(arguments, len(rounds))}\n\n{markdown(found)}")
+        PICTURE.write_text(picture(cases, rounds))
+        print(f"written: {README}, {PICTURE}")
 
 
 if __name__ == "__main__":

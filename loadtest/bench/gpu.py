@@ -23,7 +23,7 @@ from rich.progress import track
 from server.domain import Item, ItemId
 from server.retrieval.gpu import gpu_works
 from server.retrieval.index import ItemIndex
-from server.retrieval.scan import FloatArray, IntArray
+from server.retrieval.vector_rows import FloatArray, IntArray
 from server.retrieval.view import IndexView
 
 _K = 100
@@ -62,7 +62,7 @@ def without_gpu(view: IndexView) -> IndexView:
 
 def exact_best(view: IndexView, queries: FloatArray) -> IntArray:
     """Returns the k best rows of each query by the matrix product, (B, k), in no order. One query at a time: S scores are held."""
-    vectors = view.store.vectors[: view.slots]
+    vectors = view.store.vectors.part(0, view.slots)
     return np.array([view.store.rows[np.argpartition(-(vectors @ query), _K)[:_K]] for query in queries], np.int64)
 
 
@@ -102,7 +102,7 @@ def _lines(count: int, dimension: int, arguments: argparse.Namespace) -> Iterato
         yield f"| {count:,} x {dimension} | exact: below the index's limits, or no codes reach its recall | | | | | | |"
         return
     rng = np.random.default_rng(1)
-    queries = view.store.vectors[rng.integers(0, count, (arguments.queries, 4))].mean(axis=1)
+    queries = np.stack([view.vectors(rng.integers(0, count, 4)).mean(axis=0) for _ in range(arguments.queries)])
     right = exact_best(view, queries)
     limit_ms = count * dimension * _HALF_BYTES / arguments.bandwidth / 1e9
     for batch in arguments.batch:

@@ -6,11 +6,16 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
+
+PARTS = ("server", "triton", "redis", "postgres")
+_SETTLE_S = 0.7
+"""What a call leaves behind, such as its decision's way to the database, is waited for and counted as its own."""
 
 
 class BenchError(Exception):
@@ -22,9 +27,16 @@ class Figures:
     """One measurement."""
 
     rps: float
+    """Answers a second; refused calls are none."""
     p50_ms: float
     cpu_us: float
     """User and system time of the server's process tree for each answer, in microseconds."""
+    p95_ms: float = 0.0
+    p99_ms: float = 0.0
+    refused: float = 0.0
+    """Share of the calls that were answered RESOURCE_EXHAUSTED, in [0, 1]."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """`cpu_us` by part of `PARTS`; empty where it is one process."""
 
 
 def listening_process(address: str) -> psutil.Process:
@@ -43,19 +55,30 @@ def listening_process(address: str) -> psutil.Process:
     raise BenchError(f"no process of this user listens on {address}; start the server with `make up`, or set AISLE_GRPC_ADDRESS")
 
 
-def cpu_s(root: psutil.Process) -> float:
-    """Returns the time that a process and its descendants have used, in seconds. Descendants that end between two readings are lost."""
-    total = 0.0
+def cpu_s(root: psutil.Process) -> dict[str, float]:
+    """Returns the time that a process and its descendants have used, in seconds, by part. What ends between two readings is lost."""
+    total = dict.fromkeys(PARTS, 0.0)
     for process in [root, *root.children(recursive=True)]:
         try:
-            times = process.cpu_times()
+            name, times = process.name(), process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        total += times.user + times.system
+        part = next((one for one in PARTS[1:] if one in name), "server")
+        total[part] += times.user + times.system
     return total
 
 
-def _child(module: str, job: dict[str, Any]) -> dict[str, Any]:
+def total_cpu_s(root: psutil.Process) -> float:
+    """Returns the sum of `cpu_s` over the parts."""
+    return sum(cpu_s(root).values())
+
+
+def child(module: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a module of this package prints for a job, run in a process of its own.
+
+    Raises:
+        BenchError: It failed, or some of its calls did.
+    """
     done = subprocess.run(
         [sys.executable, "-m", f"loadtest.bench.{module}"], input=json.dumps(job), capture_output=True, text=True, check=False
     )
@@ -63,35 +86,65 @@ def _child(module: str, job: dict[str, Any]) -> dict[str, Any]:
         raise BenchError(f"{module} failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
     figures: dict[str, Any] = json.loads(done.stdout)
     if figures.get("errors"):
-        raise BenchError(f"{module}: {figures['errors']}")
+        raise BenchError(f"{module} failed: {figures['errors']}")
     return figures
-
-
-def raw(onnx: str, tokenizer: str, texts: Sequence[str], *, threads: int, seconds: float) -> Figures:
-    """Measures raw ONNX Runtime; `p50_ms` is a batch's."""
-    found = _child("raw", {"onnx": onnx, "tokenizer": tokenizer, "texts": texts, "threads": threads, "seconds": seconds})
-    return Figures(found["count"] / found["wall_s"], found["p50_ms"], found["cpu_s"] / found["count"] * 1e6)
 
 
 def calls(
     address: str,
-    method: str,
     bodies: Sequence[bytes],
     *,
     server: psutil.Process,
     in_flight: int,
     seconds: float,
+    method: str = "",
+    paths: Sequence[str] = (),
     metadata: Sequence[tuple[str, str]] = (),
+    rate: float = 0.0,
+    once: bool = False,
 ) -> Figures:
-    """Measures a method. The server's time while the client starts is counted too: idle, it is next to nothing.
+    """Measures a method of gRPC, or HTTP's POST to `paths`, one a body. The server's idle time around the calls is counted too.
+
+    Args:
+        address: HOST:PORT.
+        bodies: Sent in turn.
+        server: Root of the processes whose time counts.
+        in_flight: Calls at once, at most.
+        seconds: How long.
+        method: gRPC's, with slashes; empty for HTTP.
+        paths: HTTP's.
+        metadata: Sent with each call.
+        rate: Calls a second of an open loop; 0: the loop is closed.
+        once: Whether to end when each body was sent, if that is before the time is over.
 
     Raises:
-        BenchError: A call failed.
+        BenchError: A call failed, but for those refused.
     """
-    job = {"address": address, "method": method, "metadata": metadata, "in_flight": in_flight, "seconds": seconds}
-    job["bodies"] = [base64.b64encode(body).decode() for body in bodies]
+    job: dict[str, Any] = {
+        "address": address,
+        "door": "http" if paths else "grpc",
+        "method": method,
+        "paths": paths,
+        "metadata": metadata,
+        "bodies": [base64.b64encode(body).decode() for body in bodies],
+        "in_flight": in_flight,
+        "seconds": seconds,
+        "rate": rate,
+        "once": once,
+    }
     before = cpu_s(server)
-    found = _child("closed_loop", job)
+    found = child("client", job)
+    time.sleep(_SETTLE_S)
+    after = cpu_s(server)
     if not found["count"]:
-        raise BenchError(f"{method} answered nothing in {seconds} s")
-    return Figures(found["count"] / found["wall_s"], found["p50_ms"], (cpu_s(server) - before) / found["count"] * 1e6)
+        raise BenchError(f"{method or paths[0]} answered nothing in {seconds} s")
+    parts = {part: (after[part] - before[part]) / found["count"] * 1e6 for part in PARTS}
+    return Figures(
+        rps=found["count"] / found["wall_s"],
+        p50_ms=found["p50_ms"],
+        cpu_us=sum(parts.values()),
+        p95_ms=found["p95_ms"],
+        p99_ms=found["p99_ms"],
+        refused=found["refused"] / (found["count"] + found["refused"]),
+        parts=parts,
+    )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -13,9 +16,14 @@ from aisle.v1 import event_service_pb2 as pb
 from server.api.wellknown import check_json, to_datetime, to_timestamp, user_id_of
 from server.domain import Event, EventId, ItemId, UserId
 from server.errors import InvalidFieldError
-from server.interceptors.call import Call
+from server.interceptors.call import Call, CallError, Said
+from server.interceptors.chain import Handler
+from server.interceptors.status import status_of
+from server.service.conversations import Conversations
 from server.service.events import Behavior, Events
 
+_INGEST = "/aisle.v1.EventService/IngestEvents"
+_REQUEST_ID_CHARS = 128
 _EVENT_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _ID = re.compile(r"[^/\x00-\x1f]{1,256}")
 _EVENT_ID = re.compile(r"[^\x00-\x1f]{1,128}")
@@ -61,7 +69,7 @@ def event_from_proto(message: pb.Event, now: datetime) -> Event:
     value = message.value if message.HasField("value") else 1.0
     if not math.isfinite(value):
         raise InvalidFieldError("value", "must be a finite number")
-    properties = check_json(message.properties, "properties")
+    properties = check_json(message.properties, "properties") if message.HasField("properties") else {}
     if properties and len(orjson.dumps(properties)) > _PROPERTIES_BYTES:
         raise InvalidFieldError("properties", "must be at most 16 KiB as JSON")
     return Event(
@@ -109,8 +117,10 @@ def _days(span: timedelta | None) -> float:
 class EventServicer:
     """Converts, calls, converts."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, conversations: Conversations, *, batch_timeout_s: float) -> None:
         self._events = events
+        self._conversations = conversations
+        self._batch_timeout_s = batch_timeout_s
 
     async def IngestEvents(self, call: Call, request: pb.IngestEventsRequest) -> pb.IngestEventsResponse:  # noqa: N802
         """Takes in events."""
@@ -124,6 +134,32 @@ class EventServicer:
                 rejected.append(pb.IngestEventsResponse.Rejection(index=index, reason=error.reason, message=error.message))
         token = await self._events.ingest(call.tenant_id, accepted) if accepted else ""
         return pb.IngestEventsResponse(accepted_count=len(accepted), rejected=rejected, consistency_token=token)
+
+    async def StreamEvents(  # noqa: N802
+        self, call: Call, requests: AsyncIterator[Said], unary: Handler
+    ) -> AsyncGenerator[pb.StreamEventsResponse, None]:
+        """Opens a stream. Each batch is an IngestEvents of the same caller, with the time of a call that names none."""
+
+        async def answer(batch: Said) -> pb.StreamEventsResponse:
+            if isinstance(batch, CallError):
+                return pb.StreamEventsResponse(error=batch.status)
+            assert isinstance(batch, pb.StreamEventsRequest)
+            if len(batch.request_id) > _REQUEST_ID_CHARS:
+                return pb.StreamEventsResponse(error=status_of(InvalidFieldError("request_id", "must have at most 128 characters")))
+            one = replace(call, method=_INGEST, deadline=time.monotonic() + self._batch_timeout_s, response_metadata={})
+            try:
+                taken = await unary(one, pb.IngestEventsRequest(events=batch.events))
+            except CallError as error:
+                return pb.StreamEventsResponse(request_id=batch.request_id, error=error.status)
+            assert isinstance(taken, pb.IngestEventsResponse)
+            return pb.StreamEventsResponse(
+                request_id=batch.request_id,
+                accepted_count=taken.accepted_count,
+                rejected=taken.rejected,
+                consistency_token=taken.consistency_token,
+            )
+
+        return self._conversations.answers(requests, answer)
 
     async def GetBehaviorPatterns(self, call: Call, request: pb.GetBehaviorPatternsRequest) -> pb.BehaviorPatterns:  # noqa: N802
         """Returns what a user's history amounts to."""

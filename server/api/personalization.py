@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from aisle.v1 import personalization_service_pb2 as pb
 from aisle.v1 import recommendation_service_pb2 as recommendation_pb
 from server.api.recommendation import bundle_name
 from server.api.wellknown import check_json, check_text, masked_fields, optional_datetime, to_dict, to_struct, to_timestamp, user_id_of
-from server.domain import EventId, Interaction, ItemId, Profile, UserId
+from server.domain import EventId, Interaction, ItemId, Profile, TenantId, UserId
 from server.errors import InvalidFieldError
 from server.interceptors.call import Call
 from server.service.personalization import CONTENT_TYPES, CTA_BUTTONS, HERO_BANNER, Block, Page, PageItem, PageQuery, Personalization
@@ -174,6 +174,7 @@ def _item_to_proto(shown: PageItem) -> pb.RecommendedItem:
         item=f"items/{shown.item.item_id}",
         title=shown.item.title,
         score=shown.scored.score,
+        probability=shown.scored.probability,
         categories=shown.item.categories,
         price=shown.item.price,
         currency=shown.item.currency,
@@ -185,7 +186,7 @@ def _item_to_proto(shown: PageItem) -> pb.RecommendedItem:
     )
 
 
-def page_to_proto(page: Page, *, elapsed_s: float) -> pb.GeneratePersonalizationResponse:
+def page_to_proto(page: Page) -> pb.GeneratePersonalizationResponse:
     """Returns the wire form of a page."""
     banners = page.blocks.get(HERO_BANNER, ())
     answer = page.recommendation
@@ -197,7 +198,7 @@ def page_to_proto(page: Page, *, elapsed_s: float) -> pb.GeneratePersonalization
             cta_buttons=map(_block_to_proto, page.blocks.get(CTA_BUTTONS, ())),
         ),
         confidence=page.confidence,
-        processing_time=round(elapsed_s * 1000),
+        processing_time=round(page.elapsed_s * 1000),
         cache_info=pb.CacheInfo(hit=bool(answer.cache_level), level=answer.cache_level, ttl_s=int(answer.expires_in_s)),
         decision=f"decisions/{answer.decision_id}",
         rung=recommendation_pb.Ladder.Rung.Value(answer.rung.name),
@@ -219,9 +220,32 @@ class PersonalizationServicer:
         self, call: Call, request: pb.GeneratePersonalizationRequest
     ) -> pb.GeneratePersonalizationResponse:
         """Fills a page."""
-        started = time.perf_counter()
-        page = await self._personalization.generate(call.tenant_id, query_from_proto(request), deadline=call.deadline)
-        return page_to_proto(page, elapsed_s=time.perf_counter() - started)
+        return page_to_proto(await self._personalization.generate(call.tenant_id, query_from_proto(request), deadline=call.deadline))
+
+    async def WatchPersonalization(  # noqa: N802
+        self, call: Call, request: pb.WatchPersonalizationRequest
+    ) -> AsyncGenerator[pb.WatchPersonalizationResponse, None]:
+        """Opens a watch of a page."""
+        asked = pb.GeneratePersonalizationRequest(
+            user_id=request.user,
+            context=pb.PersonalizationContext(current_page=request.current_page),
+            content_types=request.content_types,
+            personalization_depth=request.personalization_depth,
+            max_results=request.max_results,
+        )
+        return self._states(call.tenant_id, query_from_proto(asked))
+
+    async def _states(self, tenant_id: TenantId, query: PageQuery) -> AsyncGenerator[pb.WatchPersonalizationResponse, None]:
+        async with aclosing(self._personalization.watch(tenant_id, query)) as states:
+            async for change, page in states:
+                message = pb.WatchPersonalizationResponse(
+                    page=page_to_proto(page),
+                    cause=pb.WatchPersonalizationResponse.Cause.Value(change.cause.name),
+                    change_count=change.count,
+                )
+                if change.first_time is not None:
+                    message.change_time.CopyFrom(to_timestamp(change.first_time))
+                yield message
 
     async def GetUserProfile(self, call: Call, request: pb.GetUserProfileRequest) -> pb.UserProfile:  # noqa: N802
         """Returns a profile."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Any
 
+from cachetools import LRUCache
+
 from aisle.v1 import recommendation_service_pb2 as pb
 from server.api.wellknown import item_id_of, to_datetime, to_timestamp, user_id_of
 from server.domain import Decision, DecisionId, ScoredItem
 from server.interceptors.call import Call
 from server.service.decisions import Decisions
-from server.service.recommendation import Recommendations, RecommendQuery
+from server.service.query import RecommendQuery
+from server.service.recommendation import Recommendations
+
+_LISTS = 2_000
+"""Lists whose wire form is kept, some 3 kB each, beside the objects that `RankedLists` keeps."""
 
 
 def context_from_proto(message: pb.Context) -> dict[str, Any]:
@@ -32,7 +38,7 @@ def context_from_proto(message: pb.Context) -> dict[str, Any]:
 def ranked_to_proto(scored: ScoredItem) -> pb.RankedItem:
     """Returns the wire form of one place in a list."""
     reasons = [pb.Reason(source=reason.source, contribution=reason.contribution, text=reason.text) for reason in scored.reasons]
-    return pb.RankedItem(item=f"items/{scored.item_id}", score=scored.score, reasons=reasons)
+    return pb.RankedItem(item=f"items/{scored.item_id}", score=scored.score, reasons=reasons, probability=scored.probability)
 
 
 def bundle_name(bundle_id: str) -> str:
@@ -49,6 +55,7 @@ def _decision_to_proto(decision: Decision) -> pb.Decision:
         items=[f"items/{item_id}" for item_id in decision.items],
         scores=decision.scores,
         propensities=decision.propensities,
+        probabilities=decision.probabilities,
         candidates=[f"items/{item_id}" for item_id in decision.candidates],
         rung=pb.Ladder.Rung.Value(decision.rung.name),
         bundle=bundle_name(decision.bundle_id),
@@ -64,6 +71,7 @@ class RecommendationServicer:
     def __init__(self, recommendations: Recommendations, decisions: Decisions) -> None:
         self._recommendations = recommendations
         self._decisions = decisions
+        self._wire: LRUCache[int, tuple[tuple[ScoredItem, ...], bytes]] = LRUCache(_LISTS)
 
     async def RecommendItems(self, call: Call, request: pb.RecommendItemsRequest) -> pb.RecommendItemsResponse:  # noqa: N802
         """Returns the items that the user is likeliest to want next."""
@@ -77,16 +85,24 @@ class RecommendationServicer:
             explain=request.explain,
         )
         answer = await self._recommendations.recommend(call.tenant_id, query, deadline=call.deadline)
-        return pb.RecommendItemsResponse(
-            items=map(ranked_to_proto, answer.items),
-            decision=f"decisions/{answer.decision_id}",
-            rung=pb.Ladder.Rung.Value(answer.rung.name),
-            rung_reason=answer.rung_reason,
-            bundle=bundle_name(answer.bundle_id),
-            runtime=answer.runtime,
-            consistent=answer.consistent,
-            cached=bool(answer.cache_level),
-        )
+        reply = self._listed(answer.items)
+        reply.decision = f"decisions/{answer.decision_id}"
+        reply.rung = pb.Ladder.Rung.Value(answer.rung.name)
+        reply.rung_reason = answer.rung_reason
+        reply.bundle = bundle_name(answer.bundle_id)
+        reply.runtime = answer.runtime
+        reply.consistent = answer.consistent
+        reply.cached = bool(answer.cache_level)
+        return reply
+
+    def _listed(self, items: tuple[ScoredItem, ...]) -> pb.RecommendItemsResponse:
+        """Returns a reply with the items in it. A list that is kept is the same object each time, and parsed from its wire form then."""
+        kept = self._wire.get(id(items))
+        if kept is not None and kept[0] is items:
+            return pb.RecommendItemsResponse.FromString(kept[1])
+        reply = pb.RecommendItemsResponse(items=map(ranked_to_proto, items))
+        self._wire[id(items)] = (items, reply.SerializeToString())
+        return reply
 
     async def RankItems(self, call: Call, request: pb.RankItemsRequest) -> pb.RankItemsResponse:  # noqa: N802
         """Orders the caller's items."""

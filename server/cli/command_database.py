@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
+from server.domain import TenantId
 from server.embedded import Parts, parts_for_command
+from server.errors import NotFoundError
 from server.settings import Settings
-from server.store import Database, open_database
+from server.store import Connection, Database, open_database
 from server.store.migrate import migrate
+from server.store.tenants import tenant_exists
 
 _Result = TypeVar("_Result")
 
@@ -54,3 +57,13 @@ async def command_database() -> AsyncIterator[Database]:
     """Yields the database that `command_parts` finds, without Redis."""
     async with command_parts() as parts, open_database(parts.database_url, max_connections=4) as database:
         yield database
+
+
+async def require_tenant(connection: Connection, tenant_id: TenantId) -> None:
+    """Refuses a tenant that does not exist.
+
+    Raises:
+        NotFoundError: It does not.
+    """
+    if not await tenant_exists(connection, tenant_id):
+        raise NotFoundError(f"tenants/{tenant_id}", f"tenant {tenant_id} does not exist; run `aisle tenants create {tenant_id}`")

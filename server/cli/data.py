@@ -16,6 +16,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from server.cli.aws_filters import aws_filters
 from server.cli.command_database import command_parts, run
 from server.cli.import_batches import Batches, Read, Rejects, read_ahead
 from server.cli.import_files import Source, open_source
@@ -25,6 +26,7 @@ from server.domain.history import subject_of
 from server.errors import AbortedError, AisleError, FailedPreconditionError, UnavailableError
 from server.store import Connection, Database, open_database
 from server.store.events import apply_events
+from server.store.identities import identify
 from server.store.items import upsert_items
 from server.store.tenants import ensure_tenant, parse_tenant_id
 from server.store.users import User, upsert_users
@@ -44,7 +46,7 @@ async def _write_users(connection: Connection, _tenant_id: TenantId, batch: Sequ
 
 
 async def _write_events(connection: Connection, tenant_id: TenantId, batch: Sequence[Event]) -> Mapping[str, int]:
-    counted = len(await apply_events(connection, tenant_id, batch))
+    counted = len(await apply_events(connection, tenant_id, await identify(connection, tenant_id, batch)))
     return {"counted": counted, "known": len(batch) - counted}
 
 
@@ -164,7 +166,7 @@ async def import_file(database: Database, forget: Forget, kind: str, path: Path,
 
 @click.group("import")
 def import_() -> None:
-    """Import items, users or events from a JSONL, CSV or Parquet file.
+    """Import items, users or events from a JSONL, CSV or Parquet file, or filters of AWS Personalize.
 
     An import that was interrupted is continued by running it again.
     """
@@ -196,6 +198,9 @@ _command("users", f"Import users. Columns: {', '.join(COLUMNS['users'])}; user_i
 _command(
     "events", f"Import events. Columns: {', '.join(COLUMNS['events'])}; user_id (or anonymous_id), event_type and occurred_at are needed."
 )
+
+
+import_.add_command(aws_filters)
 
 
 def _print(report: Report, *, as_json: bool) -> None:

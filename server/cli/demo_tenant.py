@@ -44,7 +44,7 @@ async def ensure_demo(database: Database, tenant_id: TenantId, *, progress: Call
     async with database.tenant(tenant_id) as connection:
         await upsert_items(connection, demo.items)
     progress(f"demo tenant: {len(demo.items)} items, {len(demo.users)} couples, {len(demo.events)} events; training the first bundle")
-    trained, state = await train_tenant(tenant_id, promote=True)
+    trained, state = await train_tenant(tenant_id, promote=True, sequential=False)  # nobody waits minutes for a first page
     progress(f"bundles/{trained.bundle_id} {state}")
 
 

@@ -10,11 +10,13 @@ from dataclasses import asdict
 
 import click
 
+from server.cli.doors import check_doors
 from server.embedded import Instance, Parts, running_instance, running_parts
 from server.embedded import findings as local
 from server.embedded.answers import check_database, check_redis, check_triton
 from server.embedded.findings import Finding, fault_of
 from server.errors import AisleError, CorruptDataError
+from server.identity.tls import ClientTls, read_client_tls
 from server.inference.encoder import BuiltEncoder, read_encoder
 from server.settings import Settings
 
@@ -23,16 +25,24 @@ _SIGNS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Prints one JSON object: `ok`, and `findings` with check, status, detail, mend.")
-def doctor(as_json: bool) -> None:
-    """Checks versions, models, disk, ports, database, Redis, Triton and clocks. Exits 1 on any fault.
+@click.option("--tls", is_flag=True, help="Ask a running server by TLS. Implied by AISLE_TLS_CERTIFICATE, by which it serves.")
+@click.option(
+    "--tls-ca", metavar="FILE", help="PEM file of the authorities to trust in place of the system's (AISLE_TLS_CA). Implies --tls."
+)
+@click.option("--tls-certificate", metavar="FILE", help="PEM file of a certificate to show the server (AISLE_TLS_CLIENT_CERTIFICATE).")
+@click.option("--tls-key", metavar="FILE", help="PEM file of its private key (AISLE_TLS_CLIENT_KEY).")
+def doctor(as_json: bool, tls: bool, tls_ca: str | None, tls_certificate: str | None, tls_key: str | None) -> None:
+    """Checks versions, models, disk, ports, database, Redis, Triton and clocks, and a server that runs. Exits 1 on any fault.
 
     Asks the configured or running parts; without any it starts the embedded ones for a moment.
     """
     import orjson
     from rich.console import Console
 
+    given = {"tls_ca": tls_ca, "tls_client_certificate": tls_certificate, "tls_client_key": tls_key}
+    settings = Settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     with Console(stderr=True).status("checking") as status:
-        findings = asyncio.run(diagnose(Settings(), progress=status.update))
+        findings = asyncio.run(diagnose(settings, progress=status.update, tls=tls))
     faults = [finding for finding in findings if finding.status == "fault"]
     if as_json:
         print(orjson.dumps({"ok": not faults, "findings": [asdict(finding) for finding in findings]}, option=orjson.OPT_INDENT_2).decode())
@@ -44,11 +54,20 @@ def doctor(as_json: bool) -> None:
     sys.exit(1 if faults else 0)
 
 
-async def diagnose(settings: Settings, *, progress: Callable[[str], None]) -> list[Finding]:
-    """Returns the findings on this machine and on the parts that `settings` name."""
+async def diagnose(settings: Settings, *, progress: Callable[[str], None], tls: bool = False) -> list[Finding]:
+    """Returns the findings on this machine, on a server that runs here, asked by TLS or not, and on the parts that `settings` name.
+
+    Raises:
+        FailedPreconditionError: The files for TLS cannot be used.
+    """
     instance = running_instance(settings.data_dir)
     models, encoder = _models(settings)
-    findings = [*_machine(settings, instance), *models]
+    doors = await check_doors(settings.grpc_address, settings.http_address, _client_tls(settings, wanted=tls))
+    answers = any(one.check == "grpc door" and one.status == "ok" for one in doors)
+    holder = f"process {instance.pid}" if instance else "a server that answers" if answers else ""
+    findings = [*_machine(settings, holder), *models]
+    if holder or tls:  # else whatever it is has no business there, which the addresses say
+        findings += doors
     async with AsyncExitStack() as stack:
         try:
             parts = await _parts(settings, instance, encoder, stack, progress)
@@ -68,8 +87,14 @@ async def diagnose(settings: Settings, *, progress: Callable[[str], None]) -> li
     return findings
 
 
-def _machine(settings: Settings, instance: Instance | None) -> list[Finding]:
-    """Returns what can be said without any server."""
+def _client_tls(settings: Settings, *, wanted: bool) -> ClientTls | None:
+    if not (wanted or settings.tls_ca or settings.tls_client_certificate or settings.tls_client_key or settings.tls_certificate):
+        return None
+    return read_client_tls(ca=settings.tls_ca, certificate=settings.tls_client_certificate, key=settings.tls_client_key, check_name=False)
+
+
+def _machine(settings: Settings, holder: str) -> list[Finding]:
+    """Returns what can be said without any server. `holder`: who rightly has the addresses, if anyone."""
     found = [local.check_python(), local.check_gpu()]
     if not settings.database_url:
         found.append(local.check_postgres_wheel())
@@ -78,7 +103,6 @@ def _machine(settings: Settings, instance: Instance | None) -> list[Finding]:
     if not settings.triton_url and settings.runtime != "local":
         found.append(local.check_triton_wheel())
     found += [local.check_folder("data folder", settings.data_dir), local.check_folder("cache folder", settings.cache_dir)]
-    holder = f"process {instance.pid}" if instance else ""
     found.append(local.check_address("grpc address", settings.grpc_address, setting="AISLE_GRPC_ADDRESS", in_use=holder))
     found.append(local.check_address("http address", settings.http_address, setting="AISLE_HTTP_ADDRESS", in_use=holder))
     return found

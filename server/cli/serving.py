@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import click
@@ -23,12 +25,21 @@ from server.store import open_database
 from server.store.migrate import migrate
 from server.telemetry import configure_logging
 
+_OLDEST = 1.1
+"""gRPC ends connections at their age give or take a tenth."""
+_MOVING_S = 2.0
+"""Seconds that a client gets to go once it was told to."""
+
 
 class _Stop:
-    """A stop signal. Before someone waits for it, and the second time, it is not taken, and the process gives up at once."""
+    """A stop signal. Before someone waits for it, and the second time, it is not taken, and the process gives up at once.
+
+    SIGHUP leaves time: clients may stay until their connections are old. A stop signal after it ends that.
+    """
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._awaited = False
 
     async def wait(self) -> None:
@@ -36,11 +47,28 @@ class _Stop:
         self._awaited = True
         await self._event.wait()
 
-    def wanted(self) -> bool:
-        """Sends the signal; returns whether someone waited for it."""
-        taken = self._awaited and not self._event.is_set()
+    def wanted(self, *, patiently: bool = False) -> bool:
+        """Sends the signal; returns whether someone waited for it, or for more haste."""
+        taken = self._awaited and not (self._event.is_set() if patiently else self._hurry.is_set())
         self._event.set()
+        if not patiently:
+            self._hurry.set()
         return taken
+
+    @property
+    def patient(self) -> bool:
+        """Whether clients may stay for a while."""
+        return not self._hurry.is_set()
+
+    async def unless_hurried(self, work: Awaitable[None]) -> None:
+        """Waits for the work, but no longer than until a stop signal that leaves no time."""
+        tasks = [asyncio.ensure_future(work), asyncio.create_task(self._hurry.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @click.command()
@@ -56,8 +84,12 @@ def up(demo: bool) -> None:
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the doors' ports.")
 @click.option("--replica-of", type=int, default=0, hidden=True, help="One of several processes of this machine, of this parent.")
-def serve(workers: int, replica_of: int) -> None:
-    """Serves with the parts that AISLE_DATABASE_URL, AISLE_REDIS_URL and AISLE_TRITON_URL name. Run `aisle migrate` first."""
+@click.option("--ready-fd", type=int, default=-1, hidden=True, help="Pipe that its parent reads a byte from when it serves.")
+def serve(workers: int, replica_of: int, ready_fd: int) -> None:
+    """Serves with the parts that AISLE_DATABASE_URL, AISLE_REDIS_URL and AISLE_TRITON_URL name. Run `aisle migrate` first.
+
+    With several workers, SIGHUP replaces them one after another while the others serve.
+    """
     settings = Settings()
     configure_logging(settings.log_level)
     if replica_of:
@@ -66,14 +98,23 @@ def serve(workers: int, replica_of: int) -> None:
         if not getattr(settings, name):
             raise FailedPreconditionError(f"AISLE_{name.upper()} is not set; set it, or run `aisle up` for embedded parts")
     if workers > 1:
-        sys.exit(run_replicas(workers, [settings.grpc_address, settings.http_address]))
+        leaving_s = _leaving_s(settings) + settings.drain_s
+        sys.exit(run_replicas(workers, [settings.grpc_address, settings.http_address], leaving_s=leaving_s))
     encoder = build_with_progress(None, settings.cache_dir)
     endpoints = Endpoints(settings.database_url, settings.redis_url, settings.triton_url)
-    _run(lambda stop: _serve(settings, endpoints, encoder, stop, reuse_port=bool(replica_of)))
+    _run(lambda stop: _serve(settings, endpoints, encoder, stop, ready_fd=ready_fd), patient=bool(replica_of))
 
 
-def _run(work: Callable[[_Stop], Coroutine[Any, Any, None]]) -> None:
-    """Runs the work on uvloop. SIGINT and SIGTERM set its event; work that has not come to wait for it yet is cancelled."""
+def _leaving_s(settings: Settings) -> float:
+    """Returns the seconds in which all clients of a replaced worker have had their connections ended between calls."""
+    return _OLDEST * settings.connection_age_s + _MOVING_S if settings.connection_age_s else settings.drain_s
+
+
+def _run(work: Callable[[_Stop], Coroutine[Any, Any, None]], *, patient: bool = False) -> None:
+    """Runs the work on uvloop. SIGINT and SIGTERM set its event; work that has not come to wait for it yet is cancelled.
+
+    `patient`: SIGHUP sets it too, rather than to end the process.
+    """
     import uvloop
 
     async def guarded() -> None:
@@ -86,6 +127,8 @@ def _run(work: Callable[[_Stop], Coroutine[Any, Any, None]]) -> None:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        if patient:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, partial(stop.wanted, patiently=True))
         try:
             await main
         except asyncio.CancelledError:
@@ -95,11 +138,17 @@ def _run(work: Callable[[_Stop], Coroutine[Any, Any, None]]) -> None:
         runner.run(guarded())
 
 
-async def _serve(settings: Settings, endpoints: Endpoints, encoder: BuiltEncoder, stop: _Stop, *, reuse_port: bool = False) -> None:
-    async with serving(settings, endpoints, encoder, reuse_port=reuse_port) as doors:
-        click.echo(f"aisle ready grpc={doors.grpc_address} http=http://{doors.http_address}")
+async def _serve(settings: Settings, endpoints: Endpoints, encoder: BuiltEncoder, stop: _Stop, *, ready_fd: int) -> None:
+    """Serves; `ready_fd`: pipe of the parent, which has other processes serve on the same ports. Negative: none."""
+    async with serving(settings, endpoints, encoder, reuse_port=ready_fd >= 0) as doors:
+        click.echo(f"aisle ready grpc={doors.grpc_address} http={doors.http_url}")
+        if ready_fd >= 0:
+            os.write(ready_fd, b"\n")
+            os.close(ready_fd)
         await stop.wait()
         click.echo("stopping: finishing accepted requests", err=True)
+        if stop.patient:
+            await stop.unless_hurried(doors.leave(_leaving_s(settings)))
 
 
 async def _up(settings: Settings, encoder: BuiltEncoder, stop: _Stop, *, demo: bool) -> None:
@@ -133,9 +182,9 @@ def _say(line: str) -> None:
 
 
 def _announce(doors: Serving, key: str, tenant_id: TenantId) -> None:
-    click.echo(f"aisle ready grpc={doors.grpc_address} http=http://{doors.http_address} key={key} tenant={tenant_id}")
+    click.echo(f"aisle ready grpc={doors.grpc_address} http={doors.http_url} key={key} tenant={tenant_id}")
     click.echo(
-        f"curl -s http://{doors.http_address}/v1/users/couple-000000:recommendItems -H 'authorization: Bearer {key}' "
+        f"curl -s {doors.http_url}/v1/users/couple-000000:recommendItems -H 'authorization: Bearer {key}' "
         """-H 'content-type: application/json' -d '{"maxResults": 3, "explain": true}'"""
     )
     sys.stdout.flush()

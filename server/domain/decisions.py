@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from typing import overload
 
 from server.domain.ids import BundleId, DecisionId, ItemId, UserId
+from server.errors import CorruptDataError
 
 
 class Rung(enum.IntEnum):
@@ -44,6 +49,59 @@ class ScoredItem:
     item_id: ItemId
     score: float
     reasons: tuple[Reason, ...] = ()
+    probability: float | None = None
+    """That the user's next goal event is on the item, given that it is a candidate; None where no calibrated ranker scored it."""
+
+
+class PackedIds(Sequence[ItemId]):
+    """Item ids as they travel and are stored: a compressed JSON list, unpacked when someone looks. Equal to a tuple of the same ids."""
+
+    __slots__ = ("_ids", "packed")
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        """As `pack_ids` made it."""
+        self._ids: tuple[ItemId, ...] | None = None
+
+    def _unpacked(self) -> tuple[ItemId, ...]:
+        if self._ids is None:
+            try:
+                self._ids = tuple(map(ItemId, json.loads(zlib.decompress(self.packed))))
+            except (ValueError, zlib.error) as error:
+                raise CorruptDataError("a decision's candidates cannot be read", part="candidates") from error
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._unpacked())
+
+    @overload
+    def __getitem__(self, place: int) -> ItemId: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[ItemId, ...]: ...
+    def __getitem__(self, place: int | slice) -> ItemId | tuple[ItemId, ...]:
+        return self._unpacked()[place]
+
+    def __iter__(self) -> Iterator[ItemId]:
+        return iter(self._unpacked())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedIds | tuple) and self._unpacked() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._unpacked())
+
+    def __repr__(self) -> str:
+        return repr(self._unpacked())
+
+
+def pack_ids(ids: Sequence[ItemId]) -> bytes:
+    """Returns the ids as `PackedIds` holds them. Some 60 us for 500; a list that was packed lately costs a look-up."""
+    return ids.packed if isinstance(ids, PackedIds) else _packed(tuple(ids))
+
+
+@lru_cache(maxsize=1024)
+def _packed(ids: tuple[ItemId, ...]) -> bytes:
+    return zlib.compress(json.dumps(ids, separators=(",", ":")).encode(), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +118,10 @@ class Decision:
     scores: tuple[float, ...]
     propensities: tuple[float, ...]
     """Probability that this policy shows the item at its place, in (0, 1]. 1 where nothing was random."""
-    candidates: tuple[ItemId, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    """Of the items, in order, as in `ScoredItem`. Empty where none has one; items that do not exist stand last and have none."""
+    candidates: Sequence[ItemId] = ()
+    """Ids that were ranked, the shown ones among them; a tuple or `PackedIds`."""
     rung: Rung = Rung.FULL
     bundle_id: BundleId = BundleId("")
     runtime: str = ""

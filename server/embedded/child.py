@@ -49,6 +49,8 @@ class ServerSpec:
     """Time between the stop signal and SIGKILL, in seconds."""
     ready_s: float = 60.0
     """Time the server may take until it answers, in seconds. Recovery after a crash counts."""
+    step: int = 0
+    """Levels of niceness below this process, so that the kernel prefers it where both want a core."""
     uid: int = -1
     gid: int = -1
 
@@ -80,6 +82,7 @@ async def start_guarded(spec: ServerSpec, *, lock_fd: int) -> Guarded:
         "parent": os.getpid(),
         "stop_signal": int(spec.stop_signal),
         "grace_s": spec.grace_s,
+        "step": spec.step,
         "uid": spec.uid,
         "gid": spec.gid,
     }

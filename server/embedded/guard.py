@@ -62,6 +62,7 @@ def _become_server(order: dict[str, Any], guard: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
+        os.nice(order["step"])
         if order["uid"] >= 0:
             keep_reach(order["uid"], order["gid"])
         # After the change of user, which clears it.

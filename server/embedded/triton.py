@@ -175,6 +175,7 @@ def triton_server(*, data_dir: Path, port: int, wheel: TritonWheel, models: list
         answers=lambda: triton_answers(f"127.0.0.1:{port}"),
         grace_s=8.0,
         ready_s=90.0,
+        step=5,  # as the local runtime's threads
     )
 
 

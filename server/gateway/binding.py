@@ -27,6 +27,7 @@ HTTP_BODY = "google.api.HttpBody"
 
 MAX_QUERY_FIELDS = 2000
 _MASK = "google.protobuf.FieldMask"
+_JSON_VALUES = frozenset({"google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"})
 _KEYED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<key>[^\[\]]*)\]")
 
 
@@ -110,9 +111,22 @@ class Binder:
     def _set(self, message: Message, name: str, texts: list[str], *, from_query: bool = False) -> None:
         try:
             target, field, key = self._locate(message, name, from_query=from_query)
-            _assign(target, field, key, texts)
+            if field.message_type is not None and field.message_type.full_name in _JSON_VALUES and not field.is_repeated:
+                self._assign_json(target, field, texts)
+            else:
+                _assign(target, field, key, texts)
         except MisfitError as misfit:
             raise InvalidFieldError(name[:200], misfit.message) from None
+
+    def _assign_json(self, message: Message, field: FieldDescriptor, texts: list[str]) -> None:
+        """Fills a `Value`, `Struct` or `ListValue` from JSON text, as grpc-gateway does."""
+        if len(texts) > 1:
+            raise MisfitError(f"is given {len(texts)} times; it takes one value")
+        try:
+            value = parse_json(texts[0].encode())
+        except InvalidFieldError as error:
+            raise MisfitError(f"must be JSON: {error.description}") from None
+        self._codec.decode_field(value, message, field)
 
     def _locate(self, message: Any, name: str, *, from_query: bool) -> tuple[Any, FieldDescriptor, str | None]:
         """Walks to the message that holds the named field.

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from server.gateway.asgi import Gateway
+from server.gateway.asgi import IDLE_S, Gateway
 from server.gateway.http import AsgiApp
 from server.gateway.openapi import openapi_document
 from server.gateway.operations import Ready, operation_pages
+from server.gateway.policy import Policy
 from server.gateway.reference import reference_pages
 from server.gateway.rules import build_table
 from server.interceptors.call import Dispatcher
@@ -33,6 +34,8 @@ def build_gateway(
     max_body_bytes: int,
     default_timeout_s: float,
     mounts: Mapping[str, AsgiApp],
+    policy: Policy | None = None,
+    idle_s: float = IDLE_S,
 ) -> Gateway:
     """Returns the ASGI application: transcoded routes, `/healthz/*`, `/metrics`, `/openapi.json`, `/docs`, and `mounts`.
 
@@ -45,9 +48,11 @@ def build_gateway(
         title: Of the API, in the reference.
         version: Of the API, in the reference.
         about: First paragraph of the reference.
-        max_body_bytes: A larger request body is refused with 413.
-        default_timeout_s: Deadline of a request without `grpc-timeout`.
+        max_body_bytes: A larger request body is refused with 413, a larger reply with 400.
+        default_timeout_s: Deadline of a request without `grpc-timeout`; a stream without it has no end.
         mounts: Path -> application that answers before all others.
+        policy: Headers, origins and caches; by default none beyond what every door has.
+        idle_s: Seconds between the heartbeats of an idle stream.
 
     Raises:
         TemplateError: A method's HTTP rule is wrong.
@@ -62,4 +67,6 @@ def build_gateway(
         default_timeout_s=default_timeout_s,
         pages={**operation_pages(ready, degraded), **reference_pages(document)},
         mounts=mounts,
+        policy=policy or Policy(),
+        idle_s=idle_s,
     )

@@ -13,6 +13,8 @@ from google.rpc.status_pb2 import Status
 
 from server.gateway.binding import HTTP_BODY
 from server.gateway.encoder import is_map
+from server.gateway.examples import example_of
+from server.gateway.frames import NDJSON, SSE
 from server.gateway.replies import HTTP_STATUS, JSON
 from server.gateway.rules import Route, RouteTable
 from server.gateway.schemas import Schema, Schemas, behaviors
@@ -27,6 +29,23 @@ Field names are lowerCamelCase; snake_case is read too. 64-bit integers are stri
 Fields that are unset, or zero, or empty, are left out of replies.
 
 An error is a `google.rpc.Status`: `code` is the gRPC code, `details` say what is wrong and how to mend it."""
+
+_ERROR = {
+    "code": 3,
+    "message": "user: must not be empty",
+    "details": [
+        {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": "INVALID_FIELD",
+            "domain": "aisle.dev",
+            "metadata": {"field": "user"},
+        },
+        {
+            "@type": "type.googleapis.com/google.rpc.BadRequest",
+            "fieldViolations": [{"field": "user", "description": "must not be empty"}],
+        },
+    ],
+}
 
 
 def path_and_names(template: Template) -> tuple[str, list[tuple[str, str]]]:
@@ -64,12 +83,12 @@ def _singular(plural: str) -> str:
 
 
 def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: str, version: str, about: str) -> dict[str, Any]:
-    """Returns the document. Streaming methods are left out, since this door does not offer them."""
+    """Returns the document. A method whose client streams is described by its lines; WebSockets are beyond OpenAPI, and said in words."""
     schemas = Schemas(comments)
     paths: dict[str, dict[str, Any]] = {}
     tags: dict[str, str] = {}
     for route in sorted(table.routes, key=lambda one: (one.name, one.index)):
-        if route.method.server_streaming or route.method.client_streaming or route.http_method not in _VERBS:
+        if route.http_method not in _VERBS:
             continue
         service = route.method.containing_service
         assert service is not None
@@ -79,6 +98,7 @@ def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: s
     error = schemas.reference(Status.DESCRIPTOR)
     name = error["$ref"].rpartition("/")[2]
     schemas.components[name]["description"] = "What went wrong. `code` and `details` are for programs, `message` is for people."
+    _add_examples(paths, schemas.components)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": f"{about}\n\n{_CONVENTIONS}".strip()},
@@ -89,7 +109,10 @@ def openapi_document(table: RouteTable, comments: Mapping[str, str], *, title: s
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
             "responses": {
-                "Error": {"description": f"An error. HTTP status by code: {_codes()}.", "content": {JSON: {"schema": error}}},
+                "Error": {
+                    "description": f"An error. HTTP status by code: {_codes()}.",
+                    "content": {JSON: {"schema": error, "example": _ERROR}},
+                },
             },
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "A key that the server knows."},
@@ -109,13 +132,26 @@ def _operation(route: Route, schemas: Schemas, tag: str) -> dict[str, Any]:
         "operationId": f"{tag}_{route.method.name}" + (f"_{route.index + 1}" if route.index else ""),
         "tags": [tag],
         "summary": re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0] or route.method.name,
-        "description": text,
+        "description": "\n\n".join(part for part in (text, _streaming(route)) if part),
         "parameters": [*_path_parameters(route, schemas), *_query_parameters(route, schemas)],
         "responses": {"200": _reply(route, schemas), "default": {"$ref": "#/components/responses/Error"}},
     }
-    if route.body:
+    if route.method.client_streaming:
+        line = schemas.reference(route.method.input_type)
+        operation["requestBody"] = {"required": True, "content": {NDJSON: {"schema": line}}}
+    elif route.body:
         operation["requestBody"] = _body(route, schemas)
     return operation
+
+
+def _streaming(route: Route) -> str:
+    """Returns how to call a method that streams; empty for others."""
+    method = route.method
+    if not (method.client_streaming or method.server_streaming):
+        return ""
+    body = "A body of JSON lines carries the client's messages. " if method.client_streaming else ""
+    reply = "Replies come by `accept` as lines, as server-sent events or as one array. " if method.server_streaming else ""
+    return f"{body}{reply}The same path takes a WebSocket, with a frame a message."
 
 
 def _reply(route: Route, schemas: Schemas) -> dict[str, Any]:
@@ -125,7 +161,18 @@ def _reply(route: Route, schemas: Schemas) -> dict[str, Any]:
     if kind is not None and kind.full_name == HTTP_BODY:
         return {"description": "Raw bytes.", "content": {"*/*": {}}}
     schema = schemas.reference(output) if field is None else schemas.field(field)
-    return {"description": "Done.", "content": {JSON: {"schema": schema}}}
+    if not route.method.server_streaming:
+        return {"description": "Done.", "content": {JSON: {"schema": schema}}}
+    error = {"type": "object", "properties": {"error": schemas.reference(Status.DESCRIPTOR)}, "required": ["error"]}
+    result = {"type": "object", "properties": {"result": schema}, "required": ["result"]}
+    return {
+        "description": "The stream.",
+        "content": {
+            NDJSON: {"schema": {"description": "One line. A line of `error` is the last.", "oneOf": [result, error]}},
+            SSE: {"schema": {"type": "string", "description": "Events `message` with JSON as data; `end` or `error` is the last."}},
+            JSON: {"schema": {"type": "array", "items": {"anyOf": [schema, error]}}},
+        },
+    }
 
 
 def _body(route: Route, schemas: Schemas) -> dict[str, Any]:
@@ -137,6 +184,17 @@ def _body(route: Route, schemas: Schemas) -> dict[str, Any]:
     if field.message_type is not None and field.message_type.full_name == HTTP_BODY:
         return {"required": True, "content": {"*/*": {}}}
     return {"required": True, "content": {JSON: {"schema": schemas.field(field)}}}
+
+
+def _add_examples(paths: dict[str, dict[str, Any]], components: dict[str, Any]) -> None:
+    """Adds an example to each body and each parameter of a path."""
+    for operation in (operation for item in paths.values() for operation in item.values()):
+        contents = [operation.get("requestBody", {}).get("content", {}), operation["responses"]["200"]["content"]]
+        for media in (media for content in contents for kind, media in content.items() if kind == JSON):
+            media["example"] = example_of(media["schema"], components)
+        for parameter in operation["parameters"]:
+            if parameter["in"] == "path":
+                parameter["example"] = f"{parameter['name']}-1"
 
 
 def _path_parameters(route: Route, schemas: Schemas) -> list[dict[str, Any]]:

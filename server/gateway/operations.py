@@ -23,16 +23,17 @@ def operation_pages(ready: Ready, degraded: Ready | None = None) -> dict[str, Pa
     """
 
     async def live_page() -> Reply:
-        return Reply(200, dumps({"status": "SERVING"}))
+        return Reply(200, dumps({"status": "SERVING"}), headers={"cache-control": "no-store"})
 
     async def ready_page() -> Reply:
         missing = await ready()
         if missing:
             return Reply(503, dumps({"status": "NOT_SERVING", "missing": list(missing)}))
         down = list(await degraded()) if degraded else []
-        return Reply(200, dumps({"status": "SERVING", "degraded": down} if down else {"status": "SERVING"}))
+        body = {"status": "SERVING", "degraded": down} if down else {"status": "SERVING"}
+        return Reply(200, dumps(body), headers={"cache-control": "no-store"})
 
     async def metrics_page() -> Reply:
-        return Reply(200, generate_latest(), CONTENT_TYPE_LATEST)
+        return Reply(200, generate_latest(), CONTENT_TYPE_LATEST, {"cache-control": "no-store"})
 
     return {"/healthz/live": live_page, "/healthz/ready": ready_page, "/metrics": metrics_page}

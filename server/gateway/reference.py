@@ -9,8 +9,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from server.gateway.asgi import Page
 from server.gateway.codec import dumps
+from server.gateway.examples import example_of
 from server.gateway.replies import Reply
 
+_KEEP_S = 300
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -32,26 +34,6 @@ def type_of(schema: dict[str, Any]) -> dict[str, str]:
     return {"text": f"{text} ({note})" if note else text, "link": ""}
 
 
-def example_of(schema: dict[str, Any], components: dict[str, Any], depth: int = 0) -> Any:
-    """Returns a plausible value of a schema: required fields, or the first few where none is."""
-    if "$ref" in schema:
-        schema = components[schema["$ref"].rpartition("/")[2]]
-    if "examples" in schema:
-        return schema["examples"][0]
-    if "enum" in schema:
-        return schema["enum"][-1]
-    kind = schema.get("type")
-    if kind == "object" and "properties" in schema and depth < 3:
-        names = [name for name, one in schema["properties"].items() if not one.get("readOnly")]
-        chosen = schema.get("required") or names[:3]
-        return {name: example_of(schema["properties"][name], components, depth + 1) for name in chosen}
-    if kind == "array":
-        return [example_of(schema["items"], components, depth + 1)] if depth < 3 else []
-    if schema.get("format") == "date-time":
-        return "2026-06-20T15:00:00Z"
-    return {"string": "…", "integer": 1, "number": 1.5, "boolean": True}.get(str(kind), {})
-
-
 def _services(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns services with their operations, in the document's order."""
     components = document["components"]["schemas"]
@@ -61,7 +43,8 @@ def _services(document: dict[str, Any]) -> list[dict[str, Any]]:
         for method in _METHODS:
             if method in item:
                 operation = item[method]
-                content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+                contents = operation.get("requestBody", {}).get("content", {})
+                content = contents.get("application/json") or contents.get("application/x-ndjson") or {}
                 body = content.get("schema")
                 shown = {"method": method.upper(), "path": path, "body": body, **operation}
                 shown["example"] = dumps(example_of(body, components)).decode() if body else ""
@@ -85,9 +68,9 @@ def reference_pages(document: dict[str, Any]) -> dict[str, Page]:
     as_json, as_html = dumps(document), html.encode()
 
     async def json_page() -> Reply:
-        return Reply(200, as_json)
+        return Reply(200, as_json, keep_s=_KEEP_S)
 
     async def html_page() -> Reply:
-        return Reply(200, as_html, "text/html; charset=utf-8")
+        return Reply(200, as_html, "text/html; charset=utf-8", keep_s=_KEEP_S)
 
     return {"/openapi.json": json_page, "/docs": html_page}

@@ -14,6 +14,7 @@ from server.errors import AisleError
 from server.gateway.codec import Codec, dumps
 from server.gateway.encoder import EncodeError
 from server.gateway.wellknown import bytes_text
+from server.interceptors.call import CallError
 from server.interceptors.status import status_of
 
 JSON = "application/json"
@@ -48,6 +49,8 @@ class Reply:
     body: bytes = b""
     content_type: str = JSON
     headers: dict[str, str] = field(default_factory=dict)
+    keep_s: int = 0
+    """Seconds for which shared caches may keep it and give it to others who send the same credentials."""
 
 
 class HttpError(Exception):
@@ -60,7 +63,7 @@ class HttpError(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def _retry_after(status: Status) -> str:
+def retry_after(status: Status) -> str:
     """Returns whole seconds from the status's `RetryInfo`, or empty."""
     info = error_details_pb2.RetryInfo()
     for detail in status.details:
@@ -78,12 +81,23 @@ def _detail(codec: Codec, detail: Any) -> Any:
         return {"@type": detail.type_url, "value": bytes_text(detail.value)}
 
 
+def status_from(error: Exception) -> Status:
+    """Returns the status that a caller is shown of any error."""
+    if isinstance(error, (CallError, HttpError)):
+        return error.status
+    return status_of(error if isinstance(error, AisleError) else AisleError("internal error; see the server's log"))
+
+
+def status_text(status: Status, codec: Codec) -> bytes:
+    """Returns a status as JSON: `{"code", "message", "details"}`."""
+    return dumps({"code": status.code, "message": status.message, "details": [_detail(codec, detail) for detail in status.details]})
+
+
 def error_reply(status: Status, codec: Codec, *, http_status: int | None = None, headers: dict[str, str] | None = None) -> Reply:
     """Returns the reply of a failed call: `{"code", "message", "details"}`."""
-    body = dumps({"code": status.code, "message": status.message, "details": [_detail(codec, detail) for detail in status.details]})
     all_headers = dict(headers or {})
     if status.code == code_pb2.UNAUTHENTICATED:
         all_headers["www-authenticate"] = "Bearer"
-    if retry_after := _retry_after(status):
-        all_headers["retry-after"] = retry_after
-    return Reply(http_status or HTTP_STATUS.get(status.code, 500), body, headers=all_headers)
+    if seconds := retry_after(status):
+        all_headers["retry-after"] = seconds
+    return Reply(http_status or HTTP_STATUS.get(status.code, 500), status_text(status, codec), headers=all_headers)

@@ -170,17 +170,28 @@ class RouteTable:
         Raises:
             InvalidFieldError: An escape of the path is malformed or not UTF-8.
         """
+        allowed: set[str] = set()
+        for parts, leaf in self._candidates(raw_path):
+            route = leaf.get(http_method) or leaf.get("*") or (leaf.get("GET") if http_method == "HEAD" else None)
+            if route is not None:
+                return Match(route, _values(route.template, parts))
+            allowed.update(leaf)
+        return Miss(frozenset(allowed))
+
+    def match_stream(self, raw_path: str) -> Match | None:
+        """Returns the route of a streaming method at a path, whatever its HTTP method: a WebSocket has none. Raises as `match`."""
+        for parts, leaf in self._candidates(raw_path):
+            for route in leaf.values():
+                if route.method.server_streaming or route.method.client_streaming:
+                    return Match(route, _values(route.template, parts))
+        return None
+
+    def _candidates(self, raw_path: str) -> Iterator[tuple[list[str], Leaf]]:
         if not raw_path.startswith("/"):
             raise InvalidArgumentError(f"the path must start with '/', not {raw_path[:20]!r}")
-        parts = raw_path[1:].split("/")
-        allowed: set[str] = set()
-        for candidate, verb in self._split_verb(parts):
-            for leaf in self._leaves(self._root, candidate, 0, verb):
-                route = leaf.get(http_method) or leaf.get("*") or (leaf.get("GET") if http_method == "HEAD" else None)
-                if route is not None:
-                    return Match(route, _values(route.template, candidate))
-                allowed.update(leaf)
-        return Miss(frozenset(allowed))
+        for parts, verb in self._split_verb(raw_path[1:].split("/")):
+            for leaf in self._leaves(self._root, parts, 0, verb):
+                yield parts, leaf
 
     def _split_verb(self, parts: list[str]) -> Iterator[tuple[list[str], str]]:
         """Yields the path with a known verb cut off, then whole: an id may hold a colon."""

@@ -21,6 +21,10 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FLOAT_LIMIT = 3.4028235677973366e38  # rounds to infinity; the shortest text of the largest float, 3.4028235e38, lies below
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_BOOL_TEXTS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "FALSE", "false", "False"), False
+)
+"""What Go's `strconv.ParseBool` reads, and so grpc-gateway in queries and paths."""
 _NAMES_SHOWN = 12
 
 
@@ -135,6 +139,12 @@ def _bool_key(value: str) -> bool:
     raise MisfitError(f"a key must be true or false, not {shown(value)}")
 
 
+def _bool_text(value: str) -> bool:
+    if value in _BOOL_TEXTS:
+        return _BOOL_TEXTS[value]
+    raise MisfitError(f"must be true or false, not {shown(value)}")
+
+
 _READERS: dict[int, Read] = {
     FieldDescriptor.CPPTYPE_INT32: _integer(32, signed=True),
     FieldDescriptor.CPPTYPE_INT64: _integer(64, signed=True),
@@ -163,4 +173,4 @@ def key_reader(field: FieldDescriptor) -> Read:
 
 def text_reader(field: FieldDescriptor) -> Read:
     """Returns the reader of a value that came as text: a path variable or a query parameter."""
-    return _bool_key if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else reader(field)
+    return _bool_text if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else reader(field)

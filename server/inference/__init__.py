@@ -3,7 +3,7 @@
 from server.inference.assembly import Inference, open_inference
 from server.inference.contract import (
     RANKER,
-    RANKER_FEATURES,
+    SEQUENCE_ENCODER,
     TEXT_DIMENSION,
     TEXT_ENCODER,
     Array,
@@ -16,17 +16,19 @@ from server.inference.encoder import BuiltEncoder, read_encoder
 from server.inference.local import LocalRuntime
 from server.inference.rank import Ranker, RankerScores
 from server.inference.router import Answer, Router
+from server.inference.sequence import EncodedHistory, SequenceEncoder
 from server.inference.text import TextEmbeddings, TextEncoder
 from server.inference.triton import TritonRuntime
 
 __all__ = [
     "RANKER",
-    "RANKER_FEATURES",
+    "SEQUENCE_ENCODER",
     "TEXT_DIMENSION",
     "TEXT_ENCODER",
     "Answer",
     "Array",
     "BuiltEncoder",
+    "EncodedHistory",
     "Inference",
     "LocalRuntime",
     "ModelSpec",
@@ -34,6 +36,7 @@ __all__ = [
     "RankerScores",
     "Router",
     "Runtime",
+    "SequenceEncoder",
     "TensorSpec",
     "Tensors",
     "TextEmbeddings",

@@ -14,6 +14,7 @@ from server.inference.encoder import BuiltEncoder, read_encoder
 from server.inference.local import LocalRuntime
 from server.inference.rank import Ranker
 from server.inference.router import Router
+from server.inference.sequence import SequenceEncoder
 from server.inference.text import TextEncoder, read_tokenizer
 from server.inference.triton import TritonRuntime
 
@@ -27,6 +28,7 @@ class Inference:
 
     encoder: TextEncoder
     ranker: Ranker
+    sequences: SequenceEncoder
     router: Router
 
 
@@ -65,4 +67,4 @@ async def open_inference(
         await router.load(TEXT_ENCODER.name, TEXT_ENCODER, encoder.onnx)
         text = TextEncoder(router, encoder, tokenizer, workers=workers)
         stack.push_async_callback(text.close)
-        yield Inference(text, Ranker(router), router)
+        yield Inference(text, Ranker(router), SequenceEncoder(router), router)

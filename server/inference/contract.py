@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from server.domain.ranking import RANKER_FEATURES, VIEW_DIMENSIONS
 from server.errors import CorruptDataError, InvalidFieldError
 
 Array: TypeAlias = NDArray[Any]
@@ -22,20 +23,6 @@ Tensors: TypeAlias = Mapping[str, Array]
 
 TEXT_DIMENSION = 384
 """Length of a text vector."""
-
-RANKER_FEATURES = (
-    "semantic",
-    "collaborative",
-    "sequential",
-    "contextual",
-    "transitions",
-    "cosine",
-    "popularity",
-    "trending",
-    "freshness",
-    "history_length",
-)
-"""Columns of the ranker's input, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +103,32 @@ TEXT_ENCODER = ModelSpec(
 RANKER = ModelSpec(
     name="ranker",
     inputs=(TensorSpec("features", "FP32", (-1, len(RANKER_FEATURES))),),  # (B, F)
-    outputs=(TensorSpec("scores", "FP32", (-1,)),),  # (B,)
+    outputs=(TensorSpec("scores", "FP32", (-1,)), TensorSpec("probability", "FP32", (-1,))),  # (B,) both
 )
-"""One candidate's features to its score; larger is better, scores of different requests do not compare."""
+"""One candidate's features to its score and to the probability that the user's next goal event is on it, given that it is a candidate.
+
+Larger is better, and the two order alike but for ties; scores of different requests do not compare, probabilities do.
+"""
+
+
+SEQUENCE_ACTIONS = 16
+"""Rows of a sequence encoder's table of event types: row 0 is padding, row 1 any type that has none of its own."""
+
+SEQUENCE_GAPS = 32
+"""Rows of its table of time gaps: buckets that double, from none to 68 years."""
+
+SEQUENCE_ENCODER = ModelSpec(
+    name="sequence_encoder",
+    inputs=(
+        TensorSpec("items", "FP32", (-1, -1, VIEW_DIMENSIONS)),  # (B, T, 384), oldest first, padded at the end
+        TensorSpec("actions", "INT64", (-1, -1)),  # (B, T), in [0, SEQUENCE_ACTIONS), 0 where padded
+        TensorSpec("gaps", "INT64", (-1, -1)),  # (B, T), in [0, SEQUENCE_GAPS)
+    ),
+    outputs=(TensorSpec("vector", "FP32", (-1, VIEW_DIMENSIONS)),),
+)
+"""The vectors of a history's items, what was done with them and the time between, to the user's sequential view.
+
+At least one event and at most `HISTORY_LIMIT`. A row's vector does not depend on the other rows, nor on the padding."""
 
 
 class Runtime(Protocol):

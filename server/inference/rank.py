@@ -1,6 +1,6 @@
 """Candidates' features to scores, with a bundle's ranker.
 
-Shapes: B candidates, F features in the order of RANKER_FEATURES.
+Shapes: B candidates, F features in the order of `server.domain.ranking.RANKER_FEATURES`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class RankerScores(NamedTuple):
 
     scores: NDArray[np.float32]
     """(B,), larger is better."""
+    probabilities: NDArray[np.float32]
+    """(B,), in [0, 1]: that the user's next goal event is on the candidate."""
     runtime: str
     """`triton` or `local`; empty when there was nothing to score."""
 
@@ -52,7 +54,7 @@ class Ranker:
         await self._router.unload(model_name)
 
     async def score(self, model_name: str, features: NDArray[np.float32], *, deadline: float) -> RankerScores:
-        """Returns a score for each candidate.
+        """Returns a score and a probability for each candidate.
 
         Args:
             model_name: As given to `load`.
@@ -65,11 +67,17 @@ class Ranker:
             DeadlineExceededError: The deadline passed.
             UnavailableError: No runtime works.
         """
-        parts: list[NDArray[np.float32]] = []
+        scores: list[NDArray[np.float32]] = []
+        probabilities: list[NDArray[np.float32]] = []
         runtimes: set[str] = set()
         for start in range(0, len(features), MAX_ROWS):
             rows = {"features": features[start : start + MAX_ROWS]}
             outputs, runtime = await self._router.infer(model_name, RANKER, rows, deadline=deadline)
-            parts.append(outputs["scores"])
+            scores.append(outputs["scores"])
+            probabilities.append(outputs["probability"])
             runtimes.add(runtime)
-        return RankerScores(np.concatenate(parts) if parts else np.empty(0, np.float32), "+".join(sorted(runtimes)))
+        return RankerScores(_joined(scores), _joined(probabilities), "+".join(sorted(runtimes)))
+
+
+def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)

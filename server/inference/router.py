@@ -2,24 +2,30 @@
 
 Expected completion: running mean of the model's latency on that runtime, times the rounds of calls already there. A mean nobody renewed
 halves every few seconds, so a runtime that was slow once is tried again.
+
+A call that is late for its runtime is asked of another that has nothing to do, and the first answer counts: few calls, those that make the
+tail. Late is the mean and four mean deviations, as for retransmissions. Source: RFC 6298; J. Dean, L. A. Barroso, The Tail at Scale,
+CACM 56 (2013).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from server.errors import AisleError, CorruptDataError, DeadlineExceededError, NotFoundError, UnavailableError
 from server.inference.contract import ModelSpec, Runtime, Tensors
-from server.telemetry import BATCH_ROWS, CIRCUIT_OPEN, INFERENCE_SECONDS, logger
+from server.telemetry import BATCH_ROWS, CIRCUIT_OPEN, HEDGES, INFERENCE_SECONDS, logger
 
 _SMOOTHING = 0.2
 _HALF_LIFE_S = 10.0
@@ -32,6 +38,13 @@ _FAILURES = 2
 _PROBE_EVERY_S = 0.5
 _LOAD_AGAIN_S = (1.0, 60.0)
 """Pause before a runtime that did not take a model is offered it again: first and longest, doubled each time."""
+_LATE_DEVIATIONS = 4.0
+_HEDGED_S = 0.002
+"""A call expected to take less is not hedged: watching it costs more than the tail of a call so short."""
+_HEDGED_SHARE = 0.05
+"""Most calls that are asked twice, as a share of all: past it everything is late, and asking twice would make it later."""
+_HEDGES_SAVED = 3.0
+"""Most that are saved up from quiet times."""
 _SAME = 1e-3
 """Largest difference between runtimes in any element of an answer. More: they do not hold the same model."""
 
@@ -55,6 +68,8 @@ class _Model:
 class _Estimate:
     seconds: float
     at: float
+    deviation: float
+    """Running mean of the distance to the mean, in seconds."""
 
 
 @dataclass(slots=True)
@@ -86,8 +101,19 @@ class _Lane:
         """Takes a latency into the mean and closes the count of failures."""
         self.failures = 0
         estimate = self.estimates.get(key)
-        mean = seconds if estimate is None else estimate.seconds + _SMOOTHING * (seconds - estimate.seconds)
-        self.estimates[key] = _Estimate(mean, time.monotonic())
+        if estimate is None:
+            mean, deviation = seconds, seconds / 2
+        else:
+            mean = estimate.seconds + _SMOOTHING * (seconds - estimate.seconds)
+            deviation = estimate.deviation + _SMOOTHING * (abs(seconds - estimate.seconds) - estimate.deviation)
+        self.estimates[key] = _Estimate(mean, time.monotonic(), deviation)
+
+    def late_s(self, key: tuple[str, int]) -> float:
+        """Returns after how many seconds a call counts as late; infinite for calls too short to watch, or never measured."""
+        estimate = self.estimates.get(key)
+        if estimate is None or estimate.seconds < _HEDGED_S:
+            return math.inf
+        return estimate.seconds + _LATE_DEVIATIONS * estimate.deviation
 
     def failed(self) -> None:
         """Counts a failure; enough of them open the circuit."""
@@ -112,6 +138,7 @@ class Router:
     def __init__(self, runtimes: Sequence[tuple[Runtime, int]]) -> None:
         self._lanes = [_Lane(runtime, capacity) for runtime, capacity in runtimes]
         self._models: dict[str, _Model] = {}
+        self._hedges = _HEDGES_SAVED
         self._wake = asyncio.Event()
         self._mender: asyncio.Task[None] | None = None
 
@@ -180,17 +207,57 @@ class Router:
                 raise DeadlineExceededError(f"{model_name} was not answered in time") from failure
             patience = max(_LEAST_PATIENCE_S, _PATIENCE * lane.expected_s(key))
             timeout_s = remaining if lane is lanes[-1] else min(remaining / 2, patience)
+            ask = partial(self._ask, model_name=model_name, spec=spec, inputs=inputs, key=key, timeout_s=timeout_s)
+            late_s = lane.late_s(key)
+            spare = next((one for one in lanes if one is not lane and not one.open), None)
+            self._hedges = min(_HEDGES_SAVED, self._hedges + _HEDGED_SHARE)
             try:
-                outputs = await self._ask(lane, model_name, spec, inputs, key, timeout_s)
+                if spare is None or late_s >= timeout_s:
+                    outputs, answered = await ask(lane), lane
+                else:
+                    outputs, answered = await self._hedged(lane, spare, key, late_s, ask)
             except (UnavailableError, DeadlineExceededError, CorruptDataError, NotFoundError) as error:
                 failure = error
                 # A time-out of a call that had little time says nothing about the runtime.
                 if not isinstance(error, DeadlineExceededError) or timeout_s >= min(patience, _LEAST_PATIENCE_S):
                     lane.failed()
             else:
-                BATCH_ROWS.labels(spec.name, lane.runtime.name).observe(rows)
-                return Answer(outputs, lane.runtime.name)
+                BATCH_ROWS.labels(spec.name, answered.runtime.name).observe(rows)
+                return Answer(outputs, answered.runtime.name)
         raise failure
+
+    async def _hedged(
+        self, lane: _Lane, spare: _Lane, key: tuple[str, int], late_s: float, ask: Callable[[_Lane], Coroutine[Any, Any, Tensors]]
+    ) -> tuple[Tensors, _Lane]:
+        """Returns the first answer, and whose it is: of the lane, or once that is late of a spare one that has nothing to do.
+
+        Fails as the lane does. A spare one that fails is as if it had not been asked.
+        """
+        started = time.monotonic()
+        tasks = {asyncio.create_task(ask(lane)): lane}
+        try:
+            done, pending = await asyncio.wait(tasks, timeout=late_s)
+            if not done and not spare.in_flight and self._hedges >= 1:
+                self._hedges -= 1
+                tasks[asyncio.create_task(ask(spare))] = spare
+                pending = set(tasks)
+            while True:
+                won = next((task for task in tasks if task.done() and not task.cancelled() and task.exception() is None), None)
+                if won is not None:
+                    break
+                if not pending:
+                    return next(task for task, one in tasks.items() if one is lane).result(), lane
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                if not task.done():
+                    task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # each is taken off its lane before anyone counts
+        if len(tasks) > 1:
+            HEDGES.labels("won" if tasks[won] is spare else "lost").inc()
+            if tasks[won] is spare:
+                lane.measured(key, time.monotonic() - started)  # it would have been longer still
+        return won.result(), tasks[won]
 
     def _order(self, model_name: str, key: tuple[str, int]) -> list[_Lane]:
         holding = [lane for lane in self._lanes if model_name in lane.models]

@@ -59,6 +59,8 @@ class TextEncoder:
     def __init__(self, router: Router, encoder: BuiltEncoder, tokenizer: Tokenizer, *, workers: int, limits: Limits | None = None) -> None:
         self.version = encoder.version
         self.max_tokens = encoder.max_tokens
+        self.vocabulary = int(tokenizer.get_vocab_size())
+        """Token ids are below it."""
         self._router = router
         self._tokenizer = tokenizer
         self._batcher: Batcher[list[int], tuple[NDArray[np.float32], str]] = Batcher(self._run, workers=workers, limits=limits)
@@ -90,6 +92,31 @@ class TextEncoder:
                 runtimes.add(runtime)
         counts = tuple(len(text.ids) for text in tokens)
         return TextEmbeddings(vectors, counts, tuple(text.truncated for text in tokens), "+".join(sorted(runtimes)))
+
+    def text_of(self, ids: Sequence[int], field: str) -> str:
+        """Returns a text that has exactly these tokens.
+
+        Token numbers mean nothing without their tokenizer, and those of another are numbers too. So only what this one could have made is
+        read: its special tokens at both ends, and between them tokens that come back when their text is tokenized.
+
+        Args:
+            ids: As this model's tokenizer gives them for one text, special tokens included.
+            field: What errors name.
+
+        Raises:
+            InvalidFieldError: They are not.
+        """
+        ends: list[int] = self._tokenizer.encode("").ids
+        inner = list(ids)[1:-1]
+        if [*ids[:1], *ids[-1:]] == ends and all(0 <= token < self.vocabulary for token in inner):
+            text = self._tokenizer.decode(inner, skip_special_tokens=False)
+            if self._tokenizer.encode(text).ids == list(ids):
+                return str(text)
+        raise InvalidFieldError(
+            field,
+            f"holds tokens that the tokenizer of {TEXT_ENCODER.name} does not make for any text of up to {self.max_tokens} tokens, its "
+            f"special tokens {ends} at the ends; send texts, which every client can (LangChain: check_embedding_ctx_length=False)",
+        )
 
     async def close(self) -> None:
         """Fails what waits and ends what runs."""

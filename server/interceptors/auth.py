@@ -5,30 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from cachetools import LRUCache, TTLCache
 from google.protobuf.message import Message
 
-from server.domain import TenantId
+from server.domain.access import OPEN, Principal, opens
 from server.errors import OverloadedError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from server.interceptors.call import Call
 from server.interceptors.chain import Handler
+from server.interceptors.peers import Networks, caller_address
+from server.limits.guesses import Guesses
 
-SCOPES = {
-    "aisle.v1.RecommendationService": "recommend",
-    "aisle.v1.PersonalizationService": "profiles",
-    "aisle.v1.EmbeddingService": "embeddings",
-    "aisle.v1.ItemService": "items",
-    "aisle.v1.EventService": "events",
-    "aisle.v1.VectorService": "vectors",
-}
-"""Service -> scope that its methods need, but for the methods below."""
-
-METHOD_SCOPES = {"/aisle.v1.PersonalizationService/GeneratePersonalization": "recommend"}
-"""Method -> scope, where it is not the service's."""
-
+_WRONG = "this key is unknown, expired or revoked; create one with `aisle keys create`"
 _FRESH_S = 30.0
 _KEPT_S = 600.0
 _LOOKUP_S = 1.0
@@ -39,15 +29,6 @@ _LOOKUPS = 4
 """Keys looked up at once: whoever guesses keys gets this share of the database's connections."""
 _WAITING = 64
 """Keys looked up or waiting for it. Past it those never seen are refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who calls."""
-
-    tenant_id: TenantId
-    scopes: frozenset[str]
-    """`admin` stands for all."""
 
 
 @dataclass(slots=True)
@@ -70,40 +51,63 @@ class Auth:
         lookup: Callable[[str], Awaitable[Principal | None]],
         *,
         local: Principal | None,
+        scopes: Mapping[str, str],
+        clients: Mapping[str, Principal] | None = None,
+        guesses: Guesses | None = None,
+        proxies: Networks = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Stores its arguments.
 
         Args:
-            lookup: Key -> principal; None for a key that nobody issued, or that expired or was revoked.
+            lookup: Key or token -> principal; None for one that nobody issued, or that expired or was revoked. May raise
+                UnauthenticatedError to say more.
             local: Who a call without a key from this machine is. None: such calls are refused.
+            scopes: Method, by full name with slashes -> the scope it needs.
+            clients: Name in a client certificate -> principal, of calls that carry nothing else.
+            guesses: Counts credentials that nobody issued. None: nobody is locked out.
+            proxies: Whose word on the caller's address is believed.
             clock: Seconds that only grow.
         """
         self._lookup = lookup
         self._local = local
+        self._scopes = scopes
+        self._clients = clients or {}
+        self._guesses = guesses
+        self._proxies = proxies
         self._clock = clock
         self._known: LRUCache[bytes, _Known] = LRUCache(maxsize=10_000)
-        self._unknown: TTLCache[bytes, bool] = TTLCache(maxsize=10_000, ttl=_UNKNOWN_S, timer=clock)
+        self._unknown: TTLCache[bytes, str] = TTLCache(maxsize=10_000, ttl=_UNKNOWN_S, timer=clock)
         self._asked: dict[bytes, asyncio.Task[Principal | None]] = {}
         self._turns = asyncio.Semaphore(_LOOKUPS)
 
     async def __call__(self, call: Call, request: Message, handler: Handler) -> Message:
-        """Fills the call's tenant and scopes.
+        """Fills the call's tenant, scopes and credential, but for a method that needs none.
 
         Raises:
             UnauthenticatedError: No credential, or an unknown one.
             PermissionDeniedError: The credential lacks the method's scope.
             OverloadedError: Too many other keys are being looked up.
         """
-        principal = await self._principal(call)
-        scope = METHOD_SCOPES.get(call.method) or SCOPES[call.method.split("/")[1]]
-        if scope not in principal.scopes and "admin" not in principal.scopes:
+        scope = self._scopes[call.method]
+        if scope == OPEN:
+            return await handler(call, request)
+        principal = await self.principal(call)
+        if not opens(principal.scopes, scope):
             message = f"this key lacks the scope {scope!r}; create one with `aisle keys create --scopes {scope}`"
             raise PermissionDeniedError(message, scope=scope)
-        call.tenant_id, call.scopes = principal.tenant_id, principal.scopes
+        call.tenant_id, call.scopes, call.credential = principal.tenant_id, principal.scopes, principal.credential
         return await handler(call, request)
 
-    async def _principal(self, call: Call) -> Principal:
+    async def principal(self, call: Call) -> Principal:
+        """Returns who calls.
+
+        Raises:
+            UnauthenticatedError: No credential, or an unknown one.
+            OverloadedError: Too many other keys are being looked up.
+        """
+        if call.signed_by is not None:
+            return call.signed_by
         key = call.metadata.get("x-api-key", "")
         authorization = call.metadata.get("authorization", "")
         if not key and authorization:
@@ -111,26 +115,46 @@ class Auth:
             if scheme.lower() != "bearer" or not key.strip():
                 raise UnauthenticatedError("authorization must be `Bearer KEY`")
         key = key.strip()
-        if not key:
-            if self._local is not None and call.loopback:
-                return self._local
-            raise UnauthenticatedError("no key came; send `authorization: Bearer KEY` or `x-api-key: KEY`")
-        return await self._resolve(key)
+        if key:
+            return await self._resolve(call, key)
+        for name in call.certificate:
+            if name in self._clients:
+                return self._clients[name]
+        if self._local is not None and call.loopback:
+            return self._local
+        raise UnauthenticatedError("no key came; send `authorization: Bearer KEY` or `x-api-key: KEY`")
 
-    async def _resolve(self, key: str) -> Principal:
+    async def _resolve(self, call: Call, key: str) -> Principal:
         digest = hashlib.sha256(key.encode()).digest()  # the key itself is not kept
         known, now = self._known.get(digest), self._clock()
+        if known is not None and time.time() >= known.principal.until_s:
+            known = None
         if known is not None and now < known.ask_s:
             return known.principal
         try:
-            principal = None if digest in self._unknown else await self._answer(digest, key, seen=known is not None)
+            if digest in self._unknown:
+                raise UnauthenticatedError(self._unknown[digest])
+            principal = await self._look_up(call, digest, key, seen=known is not None)
         except UnavailableError:
             if known is None or now >= known.found_s + _KEPT_S:
                 raise
             known.ask_s = now + _PAUSE_S  # the outage is not paid for with every call
             return known.principal
+        return principal
+
+    async def _look_up(self, call: Call, digest: bytes, key: str, *, seen: bool) -> Principal:
+        """Returns the principal, and counts a credential that is wrong against the caller's address.
+
+        This machine's own callers are not counted: a proxy on it that is not named as trusted speaks for everyone.
+        """
+        address = "" if self._guesses is None or call.loopback else caller_address(call, self._proxies)
+        if address and self._guesses is not None:
+            self._guesses.check(address)
+        principal = await self._answer(digest, key, seen=seen)
         if principal is None:
-            raise UnauthenticatedError("this key is unknown, expired or revoked; create one with `aisle keys create`")
+            if address and self._guesses is not None:
+                await self._guesses.failed(address)
+            raise UnauthenticatedError(self._unknown.get(digest, _WRONG))
         return principal
 
     async def _answer(self, digest: bytes, key: str, *, seen: bool) -> Principal | None:
@@ -146,12 +170,14 @@ class Auth:
     async def _ask(self, digest: bytes, key: str, timeout_s: float) -> Principal | None:
         try:
             async with asyncio.timeout(timeout_s), self._turns:
-                principal = await self._lookup(key)
+                principal, why = await self._lookup(key), _WRONG
+        except UnauthenticatedError as error:
+            principal, why = None, error.message
         except TimeoutError as error:
             raise UnavailableError("database", "did not say in time whose key this is; retry") from error
         if principal is None:
             self._known.pop(digest, None)
-            self._unknown[digest] = True
+            self._unknown[digest] = why
         else:
             now = self._clock()
             self._known[digest] = _Known(principal, now, now + _FRESH_S)

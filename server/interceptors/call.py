@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from server.domain import TenantId
+
+if TYPE_CHECKING:
+    from server.domain.access import Principal
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,8 +29,16 @@ class Call:
     """On the clock of `time.monotonic()`."""
     loopback: bool
     """Whether the peer is this machine."""
+    signed_by: Principal | None = None
+    """Who signed the request, where it carries no key but a signature that the door has checked."""
+    peer: str = ""
+    """Address of the other end of the connection, without a port; empty for a unix socket."""
+    certificate: tuple[str, ...] = ()
+    """Names in the client certificate, which the TLS handshake has verified; empty without one."""
     tenant_id: TenantId = TenantId("")
     scopes: frozenset[str] = frozenset()
+    credential: str = ""
+    """What the caller showed, by a name that is no secret, such as `key:5f2c01`. Filled by `Auth`, too."""
     response_metadata: dict[str, str] = field(default_factory=dict)
     """Sent back as initial metadata or headers."""
 
@@ -38,6 +49,10 @@ class CallError(Exception):
     def __init__(self, status: Status) -> None:
         super().__init__(status.message)
         self.status = status
+
+
+Said = Message | CallError
+"""One message of a client's stream, or why it could not be read: the next may be."""
 
 
 class Dispatcher(Protocol):
@@ -54,4 +69,18 @@ class Dispatcher(Protocol):
         Raises:
             CallError: The call failed, in any way.
         """
+        ...
+
+    async def stream(self, call: Call, request: Message) -> AsyncGenerator[Message, None]:
+        """Opens a server-streaming call and returns its replies; close them to end it.
+
+        `call.deadline` bounds the opening alone: whoever reads ends the call when its time is up.
+
+        Raises:
+            CallError: The call could not be opened. Reading the replies raises nothing else either.
+        """
+        ...
+
+    async def converse(self, call: Call, requests: AsyncIterator[Said]) -> AsyncGenerator[Message, None]:
+        """Opens a call whose client streams and returns its replies, one or many; close them to end it. As `stream` otherwise."""
         ...

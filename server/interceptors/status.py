@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -12,8 +15,10 @@ from google.rpc.status_pb2 import Status
 
 from server import errors
 from server.interceptors.call import Call, CallError
-from server.interceptors.chain import Handler
 from server.telemetry import logger
+
+if TYPE_CHECKING:
+    from server.interceptors.chain import Handler
 
 DOMAIN = "aisle.dev"
 
@@ -45,7 +50,7 @@ def status_of(error: errors.AisleError) -> Status:
         field, description = _cut(error.field, _DETAIL_BYTES), _cut(error.description, _MESSAGE_BYTES)
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, errors.OverloadedError):
+    if isinstance(error, errors.OverloadedError | errors.UnavailableError) and error.retry_after_s:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -64,28 +69,36 @@ def _packed(detail: Message) -> any_pb2.Any:
     return packed
 
 
-def unimplemented(method: str) -> Status:
-    """Returns the status of a method that nobody answers."""
-    info = error_details_pb2.ErrorInfo(reason="UNIMPLEMENTED", domain=DOMAIN, metadata={"method": method})
-    return Status(code=code_pb2.UNIMPLEMENTED, message=f"{method} is not offered here", details=[_packed(info)])
-
-
 async def convert_errors(call: Call, request: Message, handler: Handler) -> Message:
     """Keeps the deadline and raises only `CallError`. A fault of ours is logged with its trace; callers see its request id alone."""
-    request_id = call.metadata.get("x-request-id", "")
     left_s = call.deadline - time.monotonic()
     try:
         if left_s <= 0:
             raise errors.DeadlineExceededError("the deadline had passed when the call came; allow it more time")  # noqa: TRY301  # one exit
         async with asyncio.timeout(left_s):
             return await handler(call, request)
-    except CallError:
-        raise
-    except errors.AisleError as error:
-        raise CallError(status_of(error)) from error
-    except TimeoutError as error:
-        raise CallError(status_of(errors.DeadlineExceededError("the deadline passed before the answer was ready"))) from error
     except Exception as error:
-        _log.exception("call failed", method=call.method, request_id=request_id, tenant=call.tenant_id)
-        message = "internal error; the server's log has it under this request id" if request_id else "internal error; see the server's log"
-        raise CallError(status_of(errors.AisleError(message, requestId=request_id))) from error
+        raise _call_error(call, error) from error
+
+
+async def convert_stream_errors(call: Call, replies: AsyncGenerator[Message, None]) -> AsyncGenerator[Message, None]:
+    """Yields the replies of an open stream, raising only `CallError`. Closing it closes them."""
+    async with aclosing(replies):
+        try:
+            async for reply in replies:
+                yield reply
+        except Exception as error:
+            raise _call_error(call, error) from error
+
+
+def _call_error(call: Call, error: Exception) -> CallError:
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, errors.AisleError):
+        return CallError(status_of(error))
+    if isinstance(error, TimeoutError):
+        return CallError(status_of(errors.DeadlineExceededError("the deadline passed before the answer was ready")))
+    request_id = call.metadata.get("x-request-id", "")
+    _log.error("call failed", method=call.method, request_id=request_id, tenant=call.tenant_id, exc_info=error)
+    message = "internal error; the server's log has it under this request id" if request_id else "internal error; see the server's log"
+    return CallError(status_of(errors.AisleError(message, requestId=request_id)))

@@ -136,6 +136,15 @@ class ListColumn:
         part = slice(low, high)
         return self._owners.data[part] - start, self._codes.data[part], self._numbers.data[part], self._booleans.data[part]
 
+    def gather(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+        """Returns the values of some slots: place in `slots`, text code, number, (V,) each."""
+        ends = self._ends.data[slots]
+        starts = np.where(slots > 0, self._ends.data[slots - 1], 0)
+        lengths = ends - starts
+        owners = np.repeat(np.arange(len(slots)), lengths)
+        places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(starts, lengths)
+        return owners, self._codes.data[places], self._numbers.data[places]
+
 
 class ItemColumns:
     """The filterable fields of items, by slot. One writer at a time; readers need no lock."""

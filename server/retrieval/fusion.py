@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.domain.ranking import RANKER_FEATURES, VIEWS
+from server.domain.ranking import RANKED_FEATURES, RANKER_FEATURES, VIEWS
 from server.errors import CorruptDataError
+from server.retrieval.affinity import Affinities
+from server.retrieval.ranks import reciprocal_ranks
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
@@ -24,6 +26,7 @@ class FusionWeights:
     """The fusion of one bundle. Weights are >= 0; a source without data has weight 0.
 
     score = sparse * log(transitions + cosine_mix * cosine + sparse_floor)
+          + regression * log(regression + regression_floor)
           + collaborative * log(max(collaborative, 0) + collaborative_floor)
           + popularity * log(popularity + popularity_floor)
           + semantic, sequential, contextual, trending and freshness, each times its weight
@@ -32,6 +35,8 @@ class FusionWeights:
     sparse: float = 0.0
     cosine_mix: float = 0.5
     sparse_floor: float = 1e-4
+    regression: float = 0.0
+    regression_floor: float = 1e-3
     collaborative: float = 0.0
     collaborative_floor: float = 1e-3
     popularity: float = 0.1
@@ -59,6 +64,10 @@ class FusionWeights:
         return cls(**{name: float(value) for name, value in values.items()})
 
 
+_HISTORY = RANKER_FEATURES.index("history_length")
+_FITS = RANKER_FEATURES.index("price_fit")
+_RANKED = [RANKER_FEATURES.index(name) for name in RANKED_FEATURES]
+
 UNTRAINED = FusionWeights()
 """For a tenant without a bundle: text, context, what trends and what is new."""
 
@@ -68,10 +77,12 @@ def feature_matrix(
     *,
     transitions: FloatArray,
     cosine: FloatArray,
+    regression: FloatArray,
     popularity: FloatArray,
     trending: FloatArray,
     freshness: FloatArray,
     history_length: int,
+    affinities: Affinities,
 ) -> FloatArray:
     """Returns the ranker's input, float32, (C, F), columns as in `RANKER_FEATURES`.
 
@@ -79,17 +90,22 @@ def feature_matrix(
         contributions: float32, (C, V), as `UserVector.contributions` returns.
         transitions: float32, (C,), 0 for candidates that the sparse source does not name. So are the other shares.
         cosine: float32, (C,).
+        regression: float32, (C,).
         popularity: float32, (C,).
         trending: float32, (C,).
         freshness: float32, (C,).
         history_length: Interactions the user vector was made from.
+        affinities: Of the same candidates.
     """
     features = np.empty((len(contributions), len(RANKER_FEATURES)), np.float32)
     features[:, : len(VIEWS)] = contributions
-    columns = (transitions, cosine, popularity, trending, freshness)
+    columns = (transitions, cosine, regression, popularity, trending, freshness)
     for place, column in enumerate(columns, start=len(VIEWS)):
         features[:, place] = column
-    features[:, -1] = np.log1p(history_length)
+    features[:, _HISTORY] = np.log1p(history_length)
+    features[:, _HISTORY + 1 : _FITS] = reciprocal_ranks(features[:, _RANKED])
+    for place, column in enumerate(affinities, start=_FITS):
+        features[:, place] = column
     return features
 
 
@@ -108,6 +124,8 @@ def fused(columns: dict[str, FloatArray], weights: FusionWeights) -> FloatArray:
     if weights.sparse:
         share = columns["transitions"] + np.float32(weights.cosine_mix) * columns["cosine"]
         score += np.float32(weights.sparse) * np.log(share + np.float32(weights.sparse_floor))
+    if weights.regression:
+        score += np.float32(weights.regression) * np.log(columns["regression"] + np.float32(weights.regression_floor))
     if weights.collaborative:
         affinity = np.maximum(columns["collaborative"], 0)
         score += np.float32(weights.collaborative) * np.log(affinity + np.float32(weights.collaborative_floor))
@@ -134,6 +152,7 @@ def reasons(features: FloatArray, weights: FusionWeights) -> FloatArray:
     parts[:, 2] = weights.sequential * columns["sequential"]
     parts[:, 3] = weights.contextual * columns["contextual"]
     parts[:, 4] = weights.sparse * np.log1p(share / weights.sparse_floor)
+    parts[:, 4] += weights.regression * np.log1p(columns["regression"] / weights.regression_floor)
     parts[:, 5] = weights.trending * columns["trending"]
     parts[:, 6] = weights.freshness * columns["freshness"]
     parts[:, 7] = weights.popularity * np.log1p(columns["popularity"] / weights.popularity_floor)

@@ -17,7 +17,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from server.retrieval.scan import BoolArray, FloatArray, IntArray
+from server.retrieval.scan import BoolArray
+from server.retrieval.vector_rows import FloatArray, IntArray
 from server.telemetry import logger
 
 _LOG = logger(__name__)

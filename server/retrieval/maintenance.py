@@ -8,20 +8,23 @@ Shapes: N rows, S slots, D embedding dimensions.
 from __future__ import annotations
 
 import enum
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain import ItemId
-from server.retrieval import nearest
+from server.retrieval import tuner
 from server.retrieval.nearest import CodeIndex
-from server.retrieval.scan import IntArray
 from server.retrieval.slots import SlotStore
+from server.retrieval.vector_rows import IntArray
 from server.retrieval.view import IndexView
 
-_BLOCK = 8192
-"""Slots copied at once while compacting."""
+_BLOCK = 256
+"""Slots copied at once while compacting: some two milliseconds of Python, less than the interpreter lets a thread keep others waiting."""
+_PAUSE_S = 0.001
+"""Between blocks, so that searches get the interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,10 @@ class Limits:
     """Up to here, and up to `exact_numbers`, every search scores all vectors."""
     exact_numbers: int = 8_000_000
     """S x D up to which searches stay exact: 32 MB read a search."""
-    tail_numbers: int = 2_000_000
-    """Newly written S x D that searches score exactly before codes are extended; or 2 % of what is coded, if that is more."""
+    packed_numbers: int = 64_000_000
+    """S x D from which vectors are kept in 16 bits a number: 256 MB in 32."""
+    tail_numbers: int = 1_000_000
+    """Newly written S x D that searches score exactly before codes are extended."""
     dead_slots: int = 1024
     """Dead slots kept before they are dropped; or half as many as live ones, if that is more."""
 
@@ -64,19 +69,18 @@ def due(view: IndexView, limits: Limits, *, failed_at: int) -> Work:
     if view.slots >= 2 * view.codes.trained_on:
         return Work.LEARN
     tail = (view.slots - view.codes.size) * dimension
-    return Work.EXTEND if tail > max(limits.tail_numbers, view.codes.size * dimension // 50) else Work.NOTHING
+    return Work.EXTEND if tail > limits.tail_numbers else Work.NOTHING
 
 
 def learned(view: IndexView) -> CodeIndex | None:
     """Returns codes for the view's slots, or None where exact search has to stay. Takes seconds to minutes."""
-    recent = view.store.recent_queries()
-    return nearest.build(view.store.vectors[: view.slots], view.alive, recent)
+    return tuner.build(view.store.vectors, view.alive, view.store.recent_queries())
 
 
 def extended(view: IndexView) -> CodeIndex:
     """Returns the view's codes grown to all its slots. Takes milliseconds a thousand slots."""
     assert view.codes is not None
-    return view.codes.extended(view.store.vectors[view.codes.size : view.slots])
+    return view.codes.extended(view.store.vectors, view.slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +102,15 @@ def compacted(view: IndexView, limits: Limits) -> Compaction:
     """Returns the live slots of a view in a store of their own. Rows are numbered anew when more are dead than live."""
     live = np.flatnonzero(view.alive)
     renumber = view.rows - len(live) > max(limits.dead_slots, len(live))
-    store = SlotStore(view.dimension, capacity=max(64, len(live)))
+    store = SlotStore(view.dimension, capacity=max(64, len(live)), packed_numbers=limits.packed_numbers)
     for first in range(0, len(live), _BLOCK):
         block = live[first : first + _BLOCK]
         rows = np.arange(first, first + len(block), dtype=np.int32) if renumber else view.store.rows[block]
-        store.append([view.store.columns.items[slot] for slot in block.tolist()], view.store.vectors[block], rows)
+        store.append([view.store.columns.items[slot] for slot in block.tolist()], view.store.vectors.take(block), rows)
+        time.sleep(_PAUSE_S)
     moved = np.full(view.slots, -1, np.int32)
     moved[live] = np.arange(len(live), dtype=np.int32)
-    codes = view.codes.over(store.vectors[: store.size]) if view.codes and len(live) else None
+    codes = view.codes.over(store.vectors, store.size) if view.codes and len(live) else None
     return Compaction(store, view.slots, moved, renumber, codes)
 
 
@@ -115,7 +120,7 @@ def caught_up(done: Compaction, now: IndexView) -> IndexView:
     row_ids, row_by_id, new_rows = _numbering(done, now, late)
     moved = np.concatenate([done.moved, np.full(now.slots - done.slots, -1, np.int32)])
     moved[late] = done.store.size + np.arange(len(late), dtype=np.int32)
-    done.store.append([now.store.columns.items[slot] for slot in late.tolist()], now.store.vectors[late], new_rows)
+    done.store.append([now.store.columns.items[slot] for slot in late.tolist()], now.store.vectors.take(late), new_rows)
     slot_of = np.full(len(row_ids) if done.renumber else now.rows, -1, np.int32)
     slots = moved[now.slot_of[now.live]]
     slot_of[done.store.rows[slots]] = slots

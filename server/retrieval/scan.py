@@ -1,52 +1,79 @@
-"""Exact inner-product search over an array, and the exact scores that order every result.
+"""Exact inner-product search over all vectors, and the order of results.
 
 Shapes: B queries, S slots, D embedding dimensions, C candidates, K results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from server.retrieval.vector_rows import FloatArray, IntArray, VectorRows
+
 BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
 
 _BLOCK = 64
 """Queries scored at once: bounds the scores held to 64 x S."""
 
-_CHUNK_NUMBERS = 98_304
-"""Numbers gathered at once for exact scores: they stay in the second-level cache, which halves the time."""
+_UNPACKED_AT_ONCE = 1024
+"""Packed slots turned into floats at once."""
+
+_MATRIX_FROM = 8
+"""Queries from which one matrix product costs less than a product of each: BLAS first copies the vectors into its own order."""
 
 _ROUNDING = 4e-6
 """A matrix product's float32 error, as a share of |q| |x|: what lies this near the k-th score may belong before it."""
 
 
-def scan(queries: FloatArray, vectors: FloatArray, allowed: BoolArray | None, k: int, max_norm: float) -> list[IntArray]:
-    """Returns, for each query, positions that include the k best of `vectors`, in no order.
+def scan(
+    queries: FloatArray, rows: VectorRows, first: int, last: int, allowed: Sequence[BoolArray | None], ks: Sequence[int], max_norm: float
+) -> list[IntArray]:
+    """Returns, for each query, which of slots [first, last) include its k best, in no order.
 
     A few more than k come back where scores are too near each other for a matrix product to tell; `ranked` decides.
 
     Args:
         queries: (B, D).
-        vectors: (S, D).
-        allowed: (S,), or None for all.
-        k: At least 1.
+        rows: The vectors.
+        first: Of the slots searched.
+        last: Of the slots searched, exclusive.
+        allowed: For each query (last - first,), or None for all.
+        ks: For each query, at least 1.
         max_norm: No vector is longer.
     """
-    if not len(vectors):
+    if first >= last:
         return [np.empty(0, np.int64)] * len(queries)
     found: list[IntArray] = []
-    for first in range(0, len(queries), _BLOCK):
-        block = queries[first : first + _BLOCK]
-        scores = block @ vectors.T  # (B, S)
-        if allowed is not None:
-            scores[:, ~allowed] = -np.inf
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        scores = _scores(block, rows, first, last)
         slack = _ROUNDING * max_norm * np.sqrt(np.einsum("bd,bd->b", block, block))  # (B,)
-        found += [_best(row, k, float(room)) for row, room in zip(scores, slack, strict=True)]
+        part = slice(start, start + _BLOCK)
+        for row, room, mask, k in zip(scores, slack.tolist(), allowed[part], ks[part], strict=True):
+            if mask is not None:
+                np.copyto(row, -np.inf, where=~mask)
+            found.append(first + _best(row, k, room))
     return found
+
+
+def _scores(queries: FloatArray, rows: VectorRows, first: int, last: int) -> FloatArray:
+    """Returns the product of all queries with slots [first, last), (B, last - first)."""
+    step = _UNPACKED_AT_ONCE if rows.packed else last - first
+    scores = np.empty((len(queries), last - first), np.float32)
+    for start in range(first, last, step):
+        numbers, scales = rows.raw(start, min(start + step, last))
+        vectors = numbers.astype(np.float32, copy=False)
+        place = slice(start - first, start - first + len(vectors))
+        if len(queries) < _MATRIX_FROM:
+            for row, query in zip(scores, queries, strict=True):
+                row[place] = vectors @ query
+        else:
+            scores[:, place] = queries @ vectors.T
+        if scales is not None:
+            scores[:, place] *= scales
+    return scores
 
 
 def _best(scores: FloatArray, k: int, slack: float) -> IntArray:
@@ -54,18 +81,6 @@ def _best(scores: FloatArray, k: int, slack: float) -> IntArray:
         return np.flatnonzero(scores > -np.inf)
     kth = np.partition(scores, len(scores) - k)[len(scores) - k]
     return np.flatnonzero((scores >= kth - slack) & (scores > -np.inf))
-
-
-def exact_scores(query: FloatArray, vectors: FloatArray, slots: IntArray) -> FloatArray:
-    """Returns the inner products of one query with chosen slots, (C,).
-
-    Equal vectors get equal scores wherever they stand and whatever else is asked for, which a matrix product does not promise.
-    """
-    if not query.any():
-        return np.zeros(len(slots), np.float32)
-    chunk = max(1, _CHUNK_NUMBERS // len(query))
-    parts = [np.einsum("cd,d->c", vectors[slots[i : i + chunk]], query) for i in range(0, len(slots), chunk)]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
 def ranked(slots: IntArray, scores: FloatArray, k: int, name: Callable[[int], str]) -> tuple[IntArray, FloatArray]:

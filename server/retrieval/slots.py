@@ -17,8 +17,8 @@ from server.errors import InvalidFieldError
 from server.retrieval.columns import ItemColumns
 from server.retrieval.filters import Filter
 from server.retrieval.filters.evaluate import evaluate
+from server.retrieval.vector_rows import FloatArray, VectorRows
 
-FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 MAX_NORM = 1e9
@@ -26,6 +26,8 @@ MAX_NORM = 1e9
 
 MASK_CACHE_BYTES = 64 * 1024 * 1024
 """Evaluated filters kept by one store."""
+
+_REMEMBERED_QUERIES = 128
 
 
 def checked_vectors(field: str, vectors: NDArray[np.generic], dimension: int) -> FloatArray:
@@ -56,38 +58,59 @@ class SlotStore:
 
     A changed item takes a new slot and leaves the old one dead, so nothing that a search reads ever changes under it. Which slots live is
     the view's business, not the store's.
+
+    Args:
+        dimension: D.
+        capacity: Slots there is room for at first; it doubles when it is full.
+        packed_numbers: Room for more than so many numbers is in 16 bits each.
+
+    Attributes:
+        aligned: So many slots from the first on are those of the rows of the same numbers.
     """
 
-    def __init__(self, dimension: int, capacity: int = 64) -> None:
+    def __init__(self, dimension: int, capacity: int = 64, *, packed_numbers: int) -> None:
         self.dimension = dimension
-        self.vectors: FloatArray = np.empty((capacity, dimension), np.float32)  # (>= S, D)
+        self.packed_numbers = packed_numbers
+        self.vectors = VectorRows.empty(capacity, dimension, packed=capacity * dimension > packed_numbers)
         self.rows: NDArray[np.int32] = np.empty(capacity, np.int32)  # (>= S,): row of each slot
         self.columns = ItemColumns()
         self.size = 0
+        self.aligned = 0
         self.max_norm = 0.0
-        self._recent: deque[FloatArray] = deque(maxlen=64)
+        self._recent: deque[FloatArray] = deque(maxlen=_REMEMBERED_QUERIES)
         self._masks: OrderedDict[Filter, BoolArray] = OrderedDict()
         self._masks_bytes = 0
         self._masks_lock = threading.Lock()
 
+    @classmethod
+    def holding(cls, items: Sequence[Item], vectors: VectorRows, rows: NDArray[np.int32], *, packed_numbers: int) -> SlotStore:
+        """Returns a store of these items, vectors and rows, all of one length. The arrays are kept as they are until the next write."""
+        store = cls(vectors.dimension, capacity=0, packed_numbers=packed_numbers)
+        store.vectors, store.rows, store.size = vectors, rows, len(items)
+        store.columns.extend(items)
+        differs = np.flatnonzero(rows != np.arange(len(rows)))
+        store.aligned = int(differs[0]) if len(differs) else len(rows)
+        return store
+
     def append(self, items: Sequence[Item], vectors: FloatArray, rows: NDArray[np.int32]) -> None:
         """Writes one slot an item. `vectors` (n, D), `rows` (n,)."""
         end = self.size + len(items)
-        if end > len(self.vectors):
-            self._grow(max(end, 2 * len(self.vectors)))
-        self.vectors[self.size : end] = vectors
+        if end > self.vectors.capacity:
+            self._grow(max(end, 2 * self.vectors.capacity))
+        self.vectors.write(self.size, vectors)
         self.rows[self.size : end] = rows
+        if self.aligned == self.size and (rows == np.arange(self.size, end)).all():
+            self.aligned = end
         self.columns.extend(items)
         if len(items):
             self.max_norm = max(self.max_norm, float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max())))
         self.size = end
 
     def _grow(self, capacity: int) -> None:
-        vectors = np.empty((capacity, self.dimension), np.float32)
-        vectors[: self.size] = self.vectors[: self.size]
         rows = np.empty(capacity, np.int32)
         rows[: self.size] = self.rows[: self.size]
-        self.vectors, self.rows = vectors, rows
+        self.vectors = self.vectors.moved(self.size, capacity, packed=capacity * self.dimension > self.packed_numbers)
+        self.rows = rows
 
     def note_query(self, query: FloatArray) -> None:
         """Remembers a query, (D,), as one that compressed codes should be good at. All zeros say nothing."""
@@ -95,7 +118,7 @@ class SlotStore:
             self._recent.append(query)
 
     def recent_queries(self) -> FloatArray:
-        """Returns a copy of the last queries, (at most 64, D)."""
+        """Returns a copy of the last queries, (at most 128, D)."""
         return np.array(list(self._recent), np.float32).reshape(-1, self.dimension)
 
     def mask(self, where: Filter, stop: int) -> BoolArray:

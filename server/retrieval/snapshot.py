@@ -1,7 +1,8 @@
 """An index on disk: written whole beside the last one, checked when read.
 
     DIRECTORY/CURRENT         name of the folder that counts, and the SHA-256 of its manifest; replaced by one rename
-    DIRECTORY/v-.../          manifest.json, vectors.f32, items.jsonl, rows.json, codes.faiss
+    DIRECTORY/v-.../          manifest.json, vectors.bin, scales.f32 (of packed vectors), items.jsonl, rows.json,
+                              and where there are codes base.faiss, fresh.faiss, lists.u16 and prefix.f32
 
 A crash while writing leaves the last snapshot as it was. What deleted or replaced items held is not written, but for the compressed codes
 of their vectors, nameless, which stay until the slots are dropped.
@@ -17,24 +18,26 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import orjson
 
 from server.domain import Item, ItemId
 from server.errors import CorruptDataError, NotFoundError, UnavailableError
-from server.retrieval import nearest
 from server.retrieval.index import ItemIndex
 from server.retrieval.maintenance import Limits
-from server.retrieval.nearest import CodeIndex
+from server.retrieval.nearest import CodeIndex, Setting, from_parts
+from server.retrieval.prefix import Prefix
 from server.retrieval.slots import SlotStore
+from server.retrieval.vector_rows import VectorRows
 from server.retrieval.view import IndexView
 
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK = 4096
 """Slots written at once."""
 _TIMES = ("available_from", "available_until", "create_time", "update_time")
@@ -90,7 +93,7 @@ def load(
     try:
         folder, manifest = _manifest(directory)
         files = {file: _read(folder / file, entry) for file, entry in manifest["files"].items()}
-        view = _view(manifest, files)
+        view = _view(manifest, files, limits or Limits())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CorruptDataError(
             f"the index snapshot in {directory} is not usable ({error}); it will be built anew", path=directory
@@ -109,17 +112,26 @@ def _description(view: IndexView) -> dict[str, Any]:
         "version": view.version,
         "slots": view.slots,
         "rows": view.rows,
-        "codes": codes and {"probes": codes.probes, "expansion": codes.expansion, "trained_on": codes.trained_on},
+        "packed": view.store.vectors.packed,
+        "max_norm": view.store.max_norm,
+        "codes": codes and {"prefix": codes.prefix.dimensions, "setting": asdict(codes.setting), "trained_on": codes.trained_on},
     }
 
 
 def _contents(view: IndexView) -> Iterator[tuple[str, Iterable[bytes]]]:
     """Yields file names and their bytes. Dead slots are written as zeros and null, so that codes keep their places."""
+    kept = view.store.vectors
 
     def vectors() -> Iterator[bytes]:
         for first in range(0, view.slots, _BLOCK):
-            part = slice(first, min(first + _BLOCK, view.slots))
-            yield (view.store.vectors[part] * view.alive[part, None]).astype("<f4").tobytes()
+            last = min(first + _BLOCK, view.slots)
+            numbers = kept.raw(first, last)[0]
+            yield (numbers * view.alive[first:last, None]).astype(numbers.dtype.newbyteorder("<")).tobytes()
+
+    def scales() -> Iterator[bytes]:
+        found = kept.raw(0, view.slots)[1]
+        assert found is not None
+        yield np.where(view.alive, found, 1).astype("<f4").tobytes()
 
     def items() -> Iterator[bytes]:
         for slot, item in enumerate(view.store.columns.items[: view.slots]):
@@ -127,11 +139,18 @@ def _contents(view: IndexView) -> Iterator[tuple[str, Iterable[bytes]]]:
 
     ids = [item_id if live else None for item_id, live in zip(view.row_ids, view.live.tolist(), strict=False)]
     rows = {"ids": ids, "slot_of": view.slot_of.tolist(), "rows": view.store.rows[: view.slots].tolist()}
-    yield "vectors.f32", vectors()
+    yield "vectors.bin", vectors()
+    if kept.packed:
+        yield "scales.f32", scales()
     yield "items.jsonl", items()
     yield "rows.json", [orjson.dumps(rows)]
     if view.codes is not None:
-        yield "codes.faiss", [view.codes.to_bytes()]
+        codes = view.codes
+        yield "base.faiss", [bytes(faiss.serialize_index(codes.base))]
+        yield "fresh.faiss", [bytes(faiss.serialize_index(codes.fresh))]
+        yield "lists.u16", [codes.list_of.astype("<u2").tobytes()]
+        matrices = [matrix for matrix in (codes.prefix.of_items, codes.prefix.of_queries) if matrix is not None]
+        yield "prefix.f32", [matrix.astype("<f4").tobytes() for matrix in matrices]
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> dict[str, Any]:
@@ -176,13 +195,15 @@ def _read(path: Path, entry: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _view(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> IndexView:
+def _view(manifest: Mapping[str, Any], files: Mapping[str, bytes], limits: Limits) -> IndexView:
     dimension, slots = manifest["dimension"], manifest["slots"]
     rows = orjson.loads(files["rows.json"])
-    store = SlotStore(dimension, capacity=max(64, slots))
-    slot_rows = np.array(rows["rows"], np.int32)
+    packed = manifest["packed"]
+    numbers = np.frombuffer(files["vectors.bin"], "<i2" if packed else "<f4").reshape(slots, dimension)
+    vectors = VectorRows(numbers, np.frombuffer(files["scales.f32"], "<f4") if packed else None)
     items = [_item(line) for line in files["items.jsonl"].splitlines()]
-    store.append(items, np.frombuffer(files["vectors.f32"], "<f4").reshape(slots, dimension), slot_rows)
+    store = SlotStore.holding(items, vectors, np.array(rows["rows"], np.int32), packed_numbers=limits.packed_numbers)
+    store.max_norm = manifest["max_norm"]
     # A dead row's name was not kept. One that nobody can send takes its place.
     row_ids = [ItemId(f"/{row}") if item_id is None else ItemId(item_id) for row, item_id in enumerate(rows["ids"])]
     slot_of = np.array(rows["slot_of"], np.int32)
@@ -202,12 +223,23 @@ def _view(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> IndexView:
 
 
 def _codes(manifest: Mapping[str, Any], files: Mapping[str, bytes], store: SlotStore) -> CodeIndex | None:
-    if manifest["codes"] is None:
+    described = manifest["codes"]
+    if described is None:
         return None
-    codes = nearest.from_bytes(files["codes.faiss"], dimension=manifest["dimension"], **manifest["codes"])
+    source, short = manifest["dimension"], described["prefix"]
+    matrices = np.frombuffer(files["prefix.f32"], "<f4")
+    prefix = Prefix(source, short, *matrices.reshape(2, source, short)) if len(matrices) else Prefix(source, short)
+    codes = from_parts(
+        files["base.faiss"],
+        files["fresh.faiss"],
+        prefix=prefix,
+        list_of=np.frombuffer(files["lists.u16"], "<u2"),
+        setting=Setting(**described["setting"]),
+        trained_on=described["trained_on"],
+    )
     if codes.size > store.size:
-        raise ValueError("codes.faiss covers more than there is")
-    return codes.on_gpu(store.vectors[: codes.size])
+        raise ValueError("the codes cover more than there is")
+    return codes.on_gpu(store.vectors)
 
 
 _DEAD = Item(item_id=ItemId(""), title="")

@@ -5,18 +5,19 @@ Shapes: N items, H interactions of a history, C candidates.
 
 from __future__ import annotations
 
+import math
 from bisect import insort
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain.ids import ItemId
-from server.domain.profiles import Interaction
+from server.domain.profiles import HISTORY_LIMIT, Interaction
+from server.retrieval.pair_counts import PairCounts
 from server.retrieval.vectors import recency_weights
 
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -29,6 +30,9 @@ FRESH_HALF_LIFE_S = 14 * 86400.0
 
 TRANSITION_WINDOW = 3
 """How many of a user's events before an item lead to it, the d-th counting 1/d."""
+
+_UNIT = math.lcm(*range(1, TRANSITION_WINDOW + 1))
+"""Parts of which every 1/d is a whole number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,12 @@ class CsrCounts:
         return owners, self.indices[places], self.data[places]
 
 
+SparseScore: TypeAlias = Literal["transitions", "cosine", "regression"]
+"""What the item-to-item source can be asked for."""
+
+SPARSE_SCORES: tuple[SparseScore, ...] = ("transitions", "cosine", "regression")
+
+
 class SparseShares(NamedTuple):
     """What the item-to-item source says of all its items, in the order of `SparseSource.item_ids`."""
 
@@ -63,21 +73,30 @@ class SparseShares(NamedTuple):
     """float32, (N,): the recency-weighted mean chance, in [0, 1], that the item follows one of the history's."""
     cosine: FloatArray
     """float32, (N,): the recency-weighted mean cosine, in [0, 1], of the item's and the history items' users."""
+    regression: FloatArray
+    """float32, (N,): the recency-weighted sum of the history items' regression weights on the item, >= 0."""
 
 
 class SparseSource:
-    """Directed transitions and cosine neighbours of items, with what happened since the bundle was counted.
+    """Directed transitions, cosine neighbours and regression weights of items, with what happened since the bundle was counted.
 
-    Not thread-safe: `observe` and `fold_in` belong to one event loop. `observe` adds to an in-memory delta; without pruning the sums are
-    exactly those of counting everything again.
+    Not thread-safe: `observe` and `fold_in` belong to one event loop. `observe` adds to an in-memory delta that holds at most
+    `pair_counts.LIMIT` entries a kind, whatever happens; while nothing is pruned, there or in the bundle, the sums are exactly those of
+    counting everything again. The rule is that of `training.counting`, a user's interactions of weight > 0 in order:
+
+    - an interaction follows each of the `TRANSITION_WINDOW` before it, the d-th counting 1/d, if the items differ;
+    - an item that is not among the `HISTORY_LIMIT` before it has one user more, and one in common with each distinct item among them.
+
+    Regression weights stay those of the training: they come from an inverse, which no single event changes by a little.
 
     Args:
         item_ids: Item of each row.
-        transitions: Counts of j following i within `TRANSITION_WINDOW` events of a user, the d-th counting 1/d.
+        transitions: Counts of j following i.
         together: Counts of users who have both i and j.
         mass: float32, (N,): row sums of `transitions` before pruning.
         users: float32, (N,): users who have the item.
-        decays: Decay a step of a history's age for transitions and for cosine, each in (0, 1].
+        regression: Weight of having i in the estimate of having j; of either sign.
+        decays: Decay a step of a history's age for transitions, cosine and regression, each in (0, 1].
     """
 
     def __init__(
@@ -88,23 +107,26 @@ class SparseSource:
         mass: FloatArray,
         users: FloatArray,
         *,
-        decays: tuple[float, float],
+        regression: CsrCounts,
+        decays: tuple[float, float, float],
     ) -> None:
         self._ids: list[ItemId] = list(item_ids)
         self._row = {item_id: row for row, item_id in enumerate(self._ids)}
         self._counted = len(self._ids)
         self._transitions, self._together = transitions, together
-        self._mass = np.array(mass, np.float32)
-        self._users = np.array(users, np.float32)
+        self._mass = np.array(mass, np.float64)  # may have room for more rows, as `_users`
+        self._users = np.array(users, np.float64)
+        self._regression = regression
         self._decays = decays
-        self._new_transitions: dict[int, dict[int, float]] = defaultdict(dict)
-        self._new_together: dict[int, dict[int, float]] = defaultdict(dict)
+        self._new_transitions = PairCounts()  # in `_UNIT`ths, so that what is taken back leaves nothing behind
+        self._new_together = PairCounts()
 
     @classmethod
     def empty(cls) -> SparseSource:
         """Returns the source of a tenant without a bundle: it knows only what it observes."""
         nothing = np.zeros(0, np.float32)
-        return cls((), CsrCounts.empty(), CsrCounts.empty(), nothing, nothing, decays=(0.8, 0.8))
+        none = CsrCounts.empty()
+        return cls((), none, none, nothing, nothing, regression=none, decays=(0.8, 0.8, 0.8))
 
     @property
     def item_ids(self) -> Sequence[ItemId]:
@@ -119,65 +141,101 @@ class SparseSource:
             minimum_weight: Interactions whose weight relative to the newest is below it are left out: they cannot change the order.
         """
         kinds = [interaction.event_type for interaction in history]
-        rows = np.fromiter((self._row.get(interaction.item_id, -1) for interaction in history), np.int64, len(history))
+        row = self._row.get
+        rows = np.array([row(interaction.item_id, -1) for interaction in history], np.int64)
         return SparseShares(
             self._mean(rows, recency_weights(kinds, self._decays[0]), minimum_weight, cosine=False),
             self._mean(rows, recency_weights(kinds, self._decays[1]), minimum_weight, cosine=True),
+            self._sum(rows, recency_weights(kinds, self._decays[2]), minimum_weight),
         )
 
-    def scores(self, history_rows: IntArray, weights: FloatArray, *, cosine: bool) -> FloatArray:
-        """Returns one of the two scores of all items, float32, (N,), for bundle rows with given weights; for evaluation."""
-        return self._mean(history_rows, weights, 0.0, cosine=cosine)
+    def scores(self, history_rows: IntArray, weights: FloatArray, score: SparseScore) -> FloatArray:
+        """Returns one of the scores of all items, float32, (N,), for bundle rows with given weights; for evaluation."""
+        if score == "regression":
+            return self._sum(history_rows, weights, 0.0)
+        return self._mean(history_rows, weights, 0.0, cosine=score == "cosine")
+
+    def _sum(self, rows: IntArray, weights: FloatArray, minimum: float) -> FloatArray:
+        size = len(self._ids)
+        keep = (rows >= 0) & (rows < self._counted) & (weights > minimum * weights.max(initial=0.0))
+        owners, columns, values = self._regression.gather(rows[keep])
+        sums = np.bincount(columns, weights[keep][owners] * values, minlength=size)
+        return np.maximum(sums, 0).astype(np.float32)
 
     def _mean(self, rows: IntArray, weights: FloatArray, minimum: float, *, cosine: bool) -> FloatArray:
-        result = np.zeros(len(self._ids), np.float32)
+        size = len(self._ids)
         total = float(weights.sum())
         keep = (rows >= 0) & (weights > minimum * weights.max(initial=0.0))
         if total <= 0 or not keep.any():
-            return result
+            return np.zeros(size, np.float32)
         rows, weights = rows[keep], weights[keep]
-        counted = rows < self._counted
         matrix, delta = (self._together, self._new_together) if cosine else (self._transitions, self._new_transitions)
-        norms = np.sqrt(self._users) if cosine else self._mass
+        norms = np.sqrt(self._users[:size]) if cosine else self._mass
         scaled = weights / (np.maximum(norms[rows], 1e-9) * total)
+        counted = rows < self._counted
         owners, columns, values = matrix.gather(rows[counted])
-        result += np.bincount(columns, scaled[counted][owners] * values, minlength=len(self._ids)).astype(np.float32)
-        for row, scale in zip(rows.tolist(), scaled.tolist(), strict=True):
-            for column, value in delta.get(row, {}).items():
-                result[column] += scale * value
+        result = np.bincount(columns, scaled[counted][owners] * values, minlength=size).astype(np.float32)
+        if len(delta):
+            result += delta.spread(np.bincount(rows, scaled if cosine else scaled / _UNIT, minlength=size).astype(np.float32))
         if cosine:
-            result /= np.maximum(norms, 1e-9)
-        return result
+            result /= np.maximum(norms, 1e-9).astype(np.float32)
+        # Pruned counts may be taken back, and an item that comes back 200 interactions later may meet another twice.
+        return np.clip(result, 0, 1, out=result)
 
-    def observe(self, history: Sequence[ItemId], item_id: ItemId) -> None:
-        """Counts one new interaction.
+    def observe(self, items: Sequence[ItemId], new: Sequence[int]) -> None:
+        """Counts new interactions of one user: what is more with them than without.
+
+        Costs O(HISTORY_LIMIT) for each. Exact for a user with at most `HISTORY_LIMIT` interactions, in whatever order they come; for one
+        with more, if they come in the order of their times.
 
         Args:
-            history: Items of the user's earlier interactions, oldest first, without the new one.
-            item_id: The new one; an item not seen before gets a row.
+            items: The user's interactions of weight > 0, oldest first: the new ones, and of the earlier ones the newest `HISTORY_LIMIT`
+                or more, or all. An item not seen before gets a row.
+            new: Places of the new ones in `items`, rising.
         """
-        row = self._row_of(item_id)
-        before = [self._row_of(earlier) for earlier in history]
-        for distance, earlier in enumerate(reversed(before[-TRANSITION_WINDOW:]), start=1):
-            if earlier != row:
-                self._new_transitions[earlier][row] = self._new_transitions[earlier].get(row, 0.0) + 1 / distance
-                self._mass[earlier] += np.float32(1 / distance)
+        if not new:
+            return
+        rows = [self._row_of(item_id) for item_id in items]
+        self._observe_transitions(rows, new)
+        fresh = set(new)
+        known = [row for place, row in enumerate(rows) if place not in fresh]
+        for place in new:
+            self._observe_user(rows[place], known[-HISTORY_LIMIT:])
+            known.insert(place, rows[place])
+
+    def _observe_transitions(self, rows: Sequence[int], new: Sequence[int]) -> None:
+        """Adds the transitions of all these interactions, and takes back those of the ones known before. Beyond the window both agree."""
+        start = max(new[0] - TRANSITION_WINDOW, 0)
+        now = rows[start : new[-1] + TRANSITION_WINDOW + 1]
+        fresh = {place - start for place in new}
+        sums: dict[int, int] = {}
+        for sequence, sign in ((now, _UNIT), ([row for place, row in enumerate(now) if place not in fresh], -_UNIT)):
+            for distance in range(1, TRANSITION_WINDOW + 1):
+                for earlier, later in zip(sequence, sequence[distance:], strict=False):
+                    if earlier != later:
+                        key = earlier << 32 | later
+                        sums[key] = sums.get(key, 0) + sign // distance
+        changed = {key: value for key, value in sums.items() if value}
+        for key, value in changed.items():
+            self._mass[key >> 32] += value / _UNIT
+        self._new_transitions.add(np.fromiter(changed, np.int64, len(changed)), np.fromiter(changed.values(), np.float32, len(changed)))
+
+    def _observe_user(self, row: int, before: Sequence[int]) -> None:
         distinct = set(before)
         if row in distinct:
             return
         self._users[row] += 1
-        for earlier in distinct:
-            self._new_together[earlier][row] = self._new_together[earlier].get(row, 0.0) + 1
-            self._new_together[row][earlier] = self._new_together[row].get(earlier, 0.0) + 1
+        others = np.fromiter(distinct, np.int64, len(distinct))
+        self._new_together.add(np.concatenate([others << 32 | row, row << 32 | others]), np.ones(2 * len(others), np.float32))
 
     def _row_of(self, item_id: ItemId) -> int:
         row = self._row.get(item_id)
         if row is None:
-            row = len(self._ids)
+            row = self._row[item_id] = len(self._ids)
             self._ids.append(item_id)
-            self._row[item_id] = row
-            self._mass = np.append(self._mass, np.float32(0))
-            self._users = np.append(self._users, np.float32(0))
+            if row == len(self._mass):
+                room = np.zeros(max(64, row // 8))
+                self._mass, self._users = np.concatenate([self._mass, room]), np.concatenate([self._users, room])
         return row
 
 

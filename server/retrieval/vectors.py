@@ -22,7 +22,10 @@ from server.domain.items import Item
 from server.domain.profiles import Interaction
 from server.domain.ranking import VECTOR_DIMENSIONS, VIEW_DIMENSIONS, VIEWS
 from server.errors import InvalidFieldError
-from server.retrieval.context import item_features
+from server.retrieval.context import item_features, weighed
+from server.retrieval.semantic import SemanticMap, item_terms
+from server.retrieval.sequence import SequenceSpace
+from server.retrieval.vector_rows import VectorRows
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
@@ -48,12 +51,24 @@ ACTION_WEIGHTS: Mapping[str, float] = {
 }
 """How much one action says about taste, in clicks. Types not listed count as one click; an unwanted item counts nothing."""
 
+UNWANTED = tuple(kind for kind, weight in ACTION_WEIGHTS.items() if not weight)
+"""Types that say nothing of taste and count nowhere."""
+SEMANTIC_DECAY = 0.97
+"""Weight of an interaction relative to the one after it, in the semantic view: taste in what things are about changes slowly."""
+
+_IDENTITY = SemanticMap.identity()
+_ALIKE: Mapping[str, float] = {}
+
+_CHUNK = 256
+"""Rows of one view that are multiplied at once: 400 kB, which the second-level cache holds."""
+
 SEMANTIC, COLLABORATIVE, SEQUENTIAL, CONTEXTUAL = (slice(v * VIEW_DIMENSIONS, (v + 1) * VIEW_DIMENSIONS) for v in range(len(VIEWS)))
 
 
 def action_weight(event_type: str) -> float:
     """Returns how many clicks one action of this type is worth; 1 for a type nobody listed."""
-    return ACTION_WEIGHTS.get(event_type.lower(), 1.0)
+    known = ACTION_WEIGHTS.get(event_type)  # nearly always in lower case already
+    return ACTION_WEIGHTS.get(event_type.lower(), 1.0) if known is None else known
 
 
 def recency_weights(event_types: Sequence[str], decay: float) -> FloatArray:
@@ -61,13 +76,16 @@ def recency_weights(event_types: Sequence[str], decay: float) -> FloatArray:
 
     Steps, not hours: what a user did last says most, however long ago it was.
     """
-    actions = np.fromiter((action_weight(kind) for kind in event_types), np.float32, len(event_types))
+    actions = np.fromiter(map(action_weight, event_types), np.float32, len(event_types))
     return actions * aged(len(event_types), decay)
 
 
+@lru_cache(maxsize=4096)
 def aged(length: int, decay: float) -> FloatArray:
-    """Returns decay ** steps before the newest, float32, (length,)."""
-    return np.asarray(np.power(np.float32(decay), np.arange(length - 1, -1, -1, dtype=np.float32)), np.float32)
+    """Returns decay ** steps before the newest, float32, (length,), read-only: it is remembered."""
+    powers = np.asarray(np.power(np.float32(decay), np.arange(length - 1, -1, -1, dtype=np.float32)), np.float32)
+    powers.flags.writeable = False
+    return powers
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,25 @@ class UserVector:
         items = item_vectors.reshape(-1, len(VIEWS), VIEW_DIMENSIONS)
         return np.asarray(np.einsum("cvd,vd->cv", items, self.views), np.float32)  # (C, V)
 
+    def contributions_of(self, item_vectors: VectorRows, slots: NDArray[np.int64] | NDArray[np.int32]) -> FloatArray:
+        """Returns `contributions(item_vectors.take(slots))`, float32, (C, V), without holding a copy of all those vectors.
+
+        A few rows are copied at a time, so that they stay in the cache, and of each only the views of which the user has one.
+
+        Args:
+            item_vectors: Of 1536 dimensions.
+            slots: (C,), that were written.
+        """
+        parts = np.zeros((len(slots), len(VIEWS)), np.float32)
+        for view, vector in enumerate(self.views):
+            if vector.any():
+                own = slice(view * VIEW_DIMENSIONS, (view + 1) * VIEW_DIMENSIONS)
+                for first in range(0, len(slots), _CHUNK):
+                    parts[first : first + _CHUNK, view] = np.einsum(
+                        "cd,d->c", item_vectors.take(slots[first : first + _CHUNK], own), vector
+                    )
+        return parts
+
 
 class VectorSpace:
     """Makes item and user vectors that belong together. Immutable; one a bundle.
@@ -98,24 +135,40 @@ class VectorSpace:
         item_ids: Items that the collaborative factors know; row n of both factor arrays is item n.
         factors_in: float32, (N, D): what having interacted with an item adds to a user's collaborative view.
         factors_out: float32, (N, D): the item's own collaborative view.
-        decay: Weight of a user's interaction relative to the one after it, in (0, 1].
+        sequence: The items' side of the sequential view.
+        decay: Weight of a user's interaction relative to the one after it, in (0, 1], in the collaborative view.
         weights: float32, (V,): weights of the views in dense retrieval, >= 0.
+        semantic: Makes the items' semantic view.
+        context_axes: Weights of the axes of requests' features, > 0; one that is not named counts 1.
     """
 
     def __init__(
-        self, item_ids: Sequence[ItemId], factors_in: FloatArray, factors_out: FloatArray, *, decay: float, weights: FloatArray
+        self,
+        item_ids: Sequence[ItemId],
+        factors_in: FloatArray,
+        factors_out: FloatArray,
+        *,
+        sequence: SequenceSpace,
+        decay: float,
+        weights: FloatArray,
+        semantic: SemanticMap = _IDENTITY,
+        context_axes: Mapping[str, float] = _ALIKE,
     ) -> None:
         self._row = {item_id: row for row, item_id in enumerate(item_ids)}
-        self._factors_in = factors_in
-        self._factors_out = factors_out
+        # Not as memory maps, whose class costs more than a gather of a few rows. The pages stay mapped.
+        self._factors_in = np.asarray(factors_in)
+        self._factors_out = np.asarray(factors_out)
+        self.sequence = sequence
         self._decay = decay
         self._weights = weights
+        self._semantic = semantic
+        self._context_axes = context_axes
 
     @classmethod
     def untrained(cls) -> VectorSpace:
         """Returns the space of a tenant without a bundle: text and context only."""
         empty = np.zeros((0, VIEW_DIMENSIONS), np.float32)
-        return cls((), empty, empty, decay=0.8, weights=np.array([1.0, 0.0, 0.0, 0.3], np.float32))
+        return cls((), empty, empty, sequence=SequenceSpace.empty(), decay=0.8, weights=np.array([1.0, 0.0, 0.0, 0.3], np.float32))
 
     def item_vectors(self, items: Sequence[Item], text_vectors: FloatArray) -> FloatArray:
         """Returns the items' fused vectors, float32, (B, 1536).
@@ -132,41 +185,54 @@ class VectorSpace:
                 "text_vectors", f"must be finite and of shape ({len(items)}, {VIEW_DIMENSIONS}), not {text_vectors.shape}"
             )
         vectors = np.zeros((len(items), VECTOR_DIMENSIONS), np.float32)
-        vectors[:, SEMANTIC] = text_vectors
+        rows = self._rows([item.item_id for item in items])
+        vectors[:, SEMANTIC] = self._semantic.vectors(text_vectors, [item_terms(item) for item in items])
+        vectors[rows >= 0, COLLABORATIVE] = self._factors_out[rows[rows >= 0]]
+        vectors[:, SEQUENTIAL] = self.sequence.vectors(rows, text_vectors)
         for place, item in enumerate(items):
-            row = self._row.get(item.item_id)
-            if row is not None:
-                vectors[place, COLLABORATIVE] = self._factors_out[row]
             vectors[place, CONTEXTUAL] = hash_features(item_features(item))
         return vectors
 
+    def _rows(self, item_ids: Sequence[ItemId]) -> NDArray[np.int64]:
+        row = self._row.get
+        return np.array([row(item_id, -1) for item_id in item_ids], np.int64)
+
     def user_vector(
-        self, history: Sequence[Interaction], text_vectors: FloatArray, context: Mapping[str, float] | None = None
+        self,
+        history: Sequence[Interaction],
+        semantic_views: FloatArray,
+        context: Mapping[str, float] | None = None,
+        *,
+        sequential: FloatArray | None = None,
     ) -> UserVector:
         """Returns the user's views.
 
         Args:
             history: H interactions, oldest first.
-            text_vectors: float32, (H, D): the text vector of each interaction's item, zero if it has none.
+            semantic_views: float32, (H, D): the semantic view of each interaction's item, as `item_vectors` made it; zero if it has none.
             context: Features of the request and profile, as `context.request_features` makes them.
+            sequential: float32, (D,), the encoder's answer; None where there is none.
 
         Raises:
-            InvalidFieldError: `text_vectors` has another shape.
+            InvalidFieldError: `semantic_views` has another shape.
         """
-        if text_vectors.shape != (len(history), VIEW_DIMENSIONS):
-            raise InvalidFieldError("text_vectors", f"must have shape ({len(history)}, {VIEW_DIMENSIONS}), not {text_vectors.shape}")
+        if semantic_views.shape != (len(history), VIEW_DIMENSIONS):
+            raise InvalidFieldError("semantic_views", f"must have shape ({len(history)}, {VIEW_DIMENSIONS}), not {semantic_views.shape}")
         views = np.zeros((len(VIEWS), VIEW_DIMENSIONS), np.float32)
-        weights = recency_weights([interaction.event_type for interaction in history], self._decay)  # (H,)
+        types = [interaction.event_type for interaction in history]
+        weights = recency_weights(types, self._decay)  # (H,)
         if history:
-            views[0] = semantic_view(text_vectors, weights)
+            views[0] = semantic_view(semantic_views, recency_weights(types, SEMANTIC_DECAY))
             views[1] = self.fold_in([interaction.item_id for interaction in history], weights)
+        if sequential is not None:
+            views[2] = sequential
         if context:
-            views[3] = hash_features(context)
+            views[3] = hash_features(weighed(context, self._context_axes) if self._context_axes else context)
         return UserVector(views, self._weights, len(history))
 
     def fold_in(self, item_ids: Sequence[ItemId], weights: FloatArray) -> FloatArray:
         """Returns the collaborative view, float32, (D,): the weighted sum of the known items' input factors, of unit length."""
-        rows = np.fromiter((self._row.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+        rows = self._rows(item_ids)
         known = rows >= 0
         return self.fold_in_rows(rows[known], weights[known])
 
@@ -175,9 +241,9 @@ class VectorSpace:
         return _unit(weights @ self._factors_in[rows])
 
 
-def semantic_view(text_vectors: FloatArray, weights: FloatArray) -> FloatArray:
-    """Returns the weighted mean direction of text vectors, float32, (D,), unit length; zero for none."""
-    return _unit(weights @ text_vectors)
+def semantic_view(item_views: FloatArray, weights: FloatArray) -> FloatArray:
+    """Returns the weighted mean direction of the semantic views of items, float32, (D,), unit length; zero for none."""
+    return _unit(weights @ item_views)
 
 
 def _unit(vector: FloatArray) -> FloatArray:
@@ -186,7 +252,12 @@ def _unit(vector: FloatArray) -> FloatArray:
 
 
 def hash_features(features: Mapping[str, float]) -> FloatArray:
-    """Returns signed feature hashing of named weights into (D,), unit length; zero for no features.
+    """Returns `hashed` features at unit length; zero for no features."""
+    return _unit(hashed(features))
+
+
+def hashed(features: Mapping[str, float]) -> FloatArray:
+    """Returns signed feature hashing of named weights into float32, (D,).
 
     Source: K. Weinberger et al., Feature Hashing for Large Scale Multitask Learning, ICML 2009.
     """
@@ -194,7 +265,7 @@ def hash_features(features: Mapping[str, float]) -> FloatArray:
     for name in sorted(features):  # names that share a bucket are added in one order: equal features, equal bits
         place, sign = _bucket(name)
         vector[place] += sign * features[name]
-    return _unit(vector)
+    return vector
 
 
 @lru_cache(maxsize=65536)

@@ -5,22 +5,21 @@ Shapes: N rows of the index, C candidates, F ranker features.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain import Interaction, Item, ItemId
 from server.domain.ranking import RANKER_FEATURES, VIEW_DIMENSIONS, VIEWS
-from server.retrieval.filters import Filter, compile_filter
+from server.retrieval.affinity import HISTORY_DECAY, NOTHING_STATED, Affinities, ItemFacts, Wishes
 from server.retrieval.fusion import feature_matrix
-from server.retrieval.sources import freshness
-from server.retrieval.vectors import UserVector
+from server.retrieval.pool import DENSE, POPULAR, REGRESSED, SPARSE, first, sparse_strength, strongest
+from server.retrieval.sources import SparseShares, freshness
+from server.retrieval.vectors import SEMANTIC, UserVector, recency_weights
 from server.retrieval.view import IndexView
 from server.service.catalogue import Catalogue
 
@@ -28,14 +27,8 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 
-_DENSE = 300
-_SPARSE = 300
 _TRENDING = 50
 _FRESH = 50
-_POPULAR = 200
-_COSINE_MIX = 0.5
-_INLINE_ROWS = 4000
-"""Rows up to which the dense search takes about a millisecond, less than it costs to move it off the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +43,22 @@ class Request:
     """(N,): share of each row in what follows the history, 0 for most."""
     cosine: FloatArray
     """(N,): the same for what shares users with it."""
+    regression: FloatArray
+    """(N,): the estimate that the user has it, 0 for most."""
+    stated: Wishes
 
     @classmethod
-    def of(cls, catalogue: Catalogue, view: IndexView, user: UserVector, history: Sequence[Interaction]) -> Request:
+    def of(
+        cls, catalogue: Catalogue, view: IndexView, user: UserVector, history: Sequence[Interaction], stated: Wishes = NOTHING_STATED
+    ) -> Request:
         """Returns the request with the sparse source folded in."""
         shares = catalogue.sparse.fold_in(history)
-        rows = catalogue.columns.of(view).sparse_rows
+        rows = catalogue.columns.sparse_rows(view)
         here = rows >= 0
-        transitions, cosine = np.zeros(view.rows, np.float32), np.zeros(view.rows, np.float32)
-        transitions[rows[here]] = shares.transitions[here]
-        cosine[rows[here]] = shares.cosine[here]
-        return cls(catalogue, view, user, history, transitions, cosine)
+        columns = SparseShares(*np.zeros((len(shares), view.rows), np.float32))
+        for column, share in zip(columns, shares, strict=True):
+            column[rows[here]] = share[here]
+        return cls(catalogue, view, user, history, columns.transitions, columns.cosine, columns.regression, stated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,55 +74,43 @@ class Candidates:
         """Returns the candidates in these rows of the view, with their features."""
         columns = request.catalogue.columns.of(request.view)
         features = feature_matrix(
-            request.user.contributions(request.view.vectors(rows)),
+            request.user.contributions_of(request.view.store.vectors, request.view.slots_of(rows)),
             transitions=request.transitions[rows],
             cosine=request.cosine[rows],
+            regression=request.regression[rows],
             popularity=columns.popularity[rows],
             trending=request.catalogue.columns.trending(request.view).shares[rows],
             freshness=freshness(columns.created_s[rows], time.time()),
             history_length=len(request.history),
+            affinities=_affinities(request, rows),
         )
         return cls(tuple(request.view.ids(rows)), features)
 
 
-def eligible_mask(view: IndexView, where: str) -> BoolArray:
-    """Returns which rows may be shown, (N,): recommended items, available now, that pass the caller's filter.
-
-    Raises:
-        FilterSyntaxError: The filter does not parse.
-    """
-    minute = int(time.time()) // 60  # masks are remembered by expression, so the clock moves a minute at a time
-    mask = view.mask(_available(minute))
-    return mask & view.mask(compile_filter(where)) if where.strip() else mask
+def _affinities(request: Request, rows: IntArray) -> Affinities:
+    view, history = request.view, request.history
+    touched = view.rows_of([interaction.item_id for interaction in history])
+    slots = np.where(touched >= 0, view.slot_of[touched] if len(view.slot_of) else touched, -1)
+    weights = recency_weights([interaction.event_type for interaction in history], HISTORY_DECAY)
+    return ItemFacts(view.store.columns, view.slots).affinities(view.slot_of[rows].astype(np.int64), slots, weights, request.stated)
 
 
-@lru_cache(maxsize=8)
-def _available(minute: int) -> Filter:
-    now = datetime.fromtimestamp(minute * 60, UTC).isoformat()
-    return compile_filter(f'NOT content_type:* AND NOT available_from > "{now}" AND NOT available_until <= "{now}"')
-
-
-async def gather(request: Request, eligible: BoolArray, *, limit: int, seen: bool) -> Candidates:
+async def gather(request: Request, allowed: BoolArray, *, limit: int) -> Candidates:
     """Returns the union of what every source names among what may be shown, and as many more as it takes to fill the list.
 
     Args:
         request: Who asks, and of what.
-        eligible: bool, (N,): rows that may be shown.
+        allowed: bool, (N,): rows that may be shown to this user.
         limit: Items wanted.
-        seen: Whether items of the history may be shown.
     """
     view, columns = request.view, request.catalogue.columns.of(request.view)
-    allowed = eligible
-    if request.history and not seen:
-        allowed = eligible.copy()
-        rows = view.rows_of([interaction.item_id for interaction in request.history])
-        allowed[rows[rows >= 0]] = False
     named = [
-        _strongest(request.transitions + np.float32(_COSINE_MIX) * request.cosine, allowed, max(_SPARSE, 2 * limit)),
-        _first(request.catalogue.columns.trending(view).leaders, allowed, _TRENDING),
-        _first(columns.by_age, allowed, _FRESH),
-        _first(columns.by_popularity, allowed, max(_POPULAR, 2 * limit)),
-        await _dense(request, allowed, max(_DENSE, 2 * limit)),
+        strongest(sparse_strength(request.transitions, request.cosine), allowed, max(SPARSE, 2 * limit)),
+        strongest(request.regression, allowed, max(REGRESSED, 2 * limit)),
+        first(request.catalogue.columns.trending(view).leaders, allowed, _TRENDING),
+        first(columns.by_age, allowed, _FRESH),
+        first(columns.by_popularity, allowed, max(POPULAR, 2 * limit)),
+        await _dense(request, allowed, max(DENSE, 2 * limit)),
     ]
     rows = np.unique(np.concatenate(named))
     if len(rows) < limit:
@@ -138,29 +124,7 @@ async def _dense(request: Request, allowed: BoolArray, k: int) -> IntArray:
     query = request.user.query
     if not query.any():
         return np.zeros(0, np.int64)
-    if request.view.rows <= _INLINE_ROWS:
-        found = request.view.search_now(query[None], k, where=allowed)
-    else:
-        found = await asyncio.to_thread(request.view.search_now, query[None], k, where=allowed)
-    rows: IntArray = found.rows[0]
-    return rows[rows >= 0]
-
-
-def _strongest(values: FloatArray, allowed: BoolArray, k: int) -> IntArray:
-    """Returns the k allowed rows with the largest positive values, in no order."""
-    rows = np.flatnonzero((values > 0) & allowed)
-    return rows if len(rows) <= k else rows[np.argpartition(values[rows], len(rows) - k)[len(rows) - k :]]
-
-
-def _first(order: IntArray, allowed: BoolArray, k: int) -> IntArray:
-    """Returns the first k allowed rows of an order."""
-    start, found = 0, order[:0]
-    step = 4 * k
-    while len(found) < k and start < len(order):
-        part = order[start : start + step]
-        found = np.concatenate([found, part[allowed[part]]])
-        start, step = start + step, 4 * step
-    return found[:k]
+    return await request.catalogue.index.nearest(request.view, query, k, where=allowed)
 
 
 async def similar_candidates(
@@ -168,16 +132,22 @@ async def similar_candidates(
 ) -> tuple[Candidates, FloatArray]:
     """Returns what resembles an item, and how much, (C,): the sum of the views' products with the item's own vector, and of the cosine.
 
-    Each term is at most 1, so text, taste, plain facts and shared users count alike. What merely follows the item is not like it, so
-    transitions do not count.
+    Each term is at most 1, so text, taste, plain facts and shared users count alike: the semantic views, whose lengths tell how much is
+    chosen of what reads like that, are compared by direction. What merely follows the item is not like it, so transitions do not count.
     """
     vector = view.vectors(view.rows_of([item_id]))[0]
-    views = vector.reshape(len(VIEWS), VIEW_DIMENSIONS)
+    views = vector.reshape(len(VIEWS), VIEW_DIMENSIONS).copy()
+    views[0] /= max(float(np.linalg.norm(views[0])), 1e-9)
     likeness = UserVector(views, np.ones(len(VIEWS), np.float32), history_length=1)
     touched = (Interaction(item_id, "click", datetime.now(UTC)),)
-    candidates = await gather(Request.of(catalogue, view, likeness, touched), eligible, limit=limit, seen=False)
+    others = eligible.copy()
+    others[view.rows_of([item_id])] = False
+    candidates = await gather(Request.of(catalogue, view, likeness, touched), others, limit=limit)
     columns = [RANKER_FEATURES.index(name) for name in (*VIEWS, "cosine")]
-    return candidates, candidates.features[:, columns].sum(axis=1)
+    scores = candidates.features[:, columns]
+    lengths = np.linalg.norm(view.vectors(view.rows_of(candidates.item_ids))[:, SEMANTIC], axis=1)
+    scores[:, 0] /= np.maximum(lengths, 1e-9)
+    return candidates, scores.sum(axis=1)
 
 
 def content_candidates(catalogue: Catalogue, view: IndexView, user: UserVector, content_type: str) -> list[tuple[Item, float]]:

@@ -5,23 +5,24 @@ Shapes: B items of a batch, N rows of the index.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.domain import BundleId, Item, ItemId, Rung, TenantId
 from server.domain.ranking import VIEW_DIMENSIONS
-from server.inference import Ranker
+from server.inference import Ranker, SequenceEncoder
 from server.retrieval.bundle import Bundle
 from server.retrieval.fusion import UNTRAINED, FusionWeights
 from server.retrieval.index import ItemIndex
 from server.retrieval.sources import SparseSource, Trending
-from server.retrieval.vectors import VectorSpace
+from server.retrieval.vectors import VectorSpace, action_weight
 from server.service.columns import Columns
 from server.store.items import StoredItem
+from server.store.sequences import AppliedSequence, Seen, UserSequence
 from server.telemetry import INDEX_ITEMS
 
 FloatArray = NDArray[np.float32]
@@ -45,6 +46,8 @@ class Catalogue:
     """Content type -> its blocks. Replaced whole, never changed in place."""
     revision: int = 0
     """Of the newest item change that the index holds."""
+    seen: Seen | None = None
+    """Transactions whose events were counted from the database; None while none were."""
 
     @classmethod
     def new(cls, tenant_id: TenantId, bundle: Bundle | None, index: ItemIndex, *, trending_origin: datetime) -> Catalogue:
@@ -75,6 +78,11 @@ class Catalogue:
         return Ranker.model_name(self.bundle.bundle_id) if self.bundle else ""
 
     @property
+    def sequence_encoder(self) -> str:
+        """The name of the sequence encoder's model; empty where no sequential view was trained."""
+        return SequenceEncoder.model_name(self.bundle.bundle_id) if self.bundle and self.bundle.sequence_path else ""
+
+    @property
     def best_rung(self) -> Rung:
         """The rung that this tenant's lists have when all is well."""
         return Rung.FULL if self.bundle else Rung.NO_RANKER
@@ -98,6 +106,25 @@ class Catalogue:
         self._place_content(items, gone)
         self.revision = stored[-1].revision
         INDEX_ITEMS.labels(self.tenant_id).set(len(self.index))
+
+    def hear(self, told: Iterable[tuple[int, AppliedSequence]]) -> None:
+        """Counts what transactions applied, for trends and item to item, unless it was counted from the database already."""
+        fresh = [one for transaction, one in told if self.seen is None or transaction not in self.seen]
+        for one in fresh:
+            for place, action in zip(one.new, one.actions, strict=True):
+                moment = datetime.fromtimestamp(action.occur_time_s, UTC)
+                self.trending.observe(one.items[place], moment, action_weight(action.event_type))
+        self.count(fresh)
+
+    def count(self, sequences: Sequence[UserSequence]) -> None:
+        """Counts new interactions item to item. Those with what is no item of the catalogue are as if they had not been, as in training."""
+        view = self.index.view()
+        content = {item_id for blocks in self.content.values() for item_id in blocks}
+        for one in sequences:
+            new = set(one.new)
+            rows = view.rows_of(one.items).tolist()
+            places = [place for place, row in enumerate(rows) if row >= 0 and one.items[place] not in content]
+            self.sparse.observe([one.items[place] for place in places], [row for row, place in enumerate(places) if place in new])
 
     def _place_content(self, items: Sequence[Item], gone: Sequence[ItemId]) -> None:
         touched = {item.item_id for item in items} | set(gone)

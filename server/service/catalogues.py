@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
 
-from server.domain import ItemId, TenantId, item_text
+from server.domain import TenantId, item_text
 from server.domain.ranking import VECTOR_DIMENSIONS
 from server.errors import AisleError, UnavailableError
-from server.inference import Ranker, TextEncoder
+from server.inference import Inference
 from server.retrieval.bundle import Bundle
 from server.retrieval.index import ItemIndex
-from server.retrieval.vectors import action_weight
 from server.service.bundle_folder import BundleFolder
 from server.service.catalogue import Catalogue
 from server.service.chores import Chores
+from server.service.replay import TRENDING_WINDOW, replay
 from server.service.snapshots import Saved, Snapshots
 from server.store import bundles as bundle_store
-from server.store import events as event_store
 from server.store import items as item_store
 from server.store.database import Database
 from server.store.items import StoredItem
+from server.store.sequences import AppliedSequence
 from server.telemetry import logger
 
-_TRENDING_WINDOW = timedelta(days=60)
 _PAGE = 2000
 _ENCODE_BATCH = 64
 _ENCODE_S = 60.0
 _UNLOAD_AFTER_S = 30.0
 _SNAPSHOT_AFTER_S = 60.0
+_WAITING = 10_000
+"""Messages of applied events kept while a catalogue is built; with more, the oldest are lost to its counts."""
+_FEW = 50
+"""Messages counted without leaving the event loop, in some 5 ms."""
 _log = logger(__name__)
 
 
@@ -43,15 +48,17 @@ class Catalogues:
     Writes of one tenant take turns under its lock; a reload builds a new catalogue beside the old one and swaps, so no request waits.
     """
 
-    def __init__(self, database: Database, encoder: TextEncoder, ranker: Ranker, bundles: BundleFolder, snapshots: Snapshots) -> None:
+    def __init__(self, database: Database, inference: Inference, bundles: BundleFolder, snapshots: Snapshots) -> None:
         self._database = database
-        self._encoder = encoder
-        self._ranker = ranker
+        self._encoder = inference.encoder
+        self._ranker = inference.ranker
+        self._sequences = inference.sequences
         self._bundles = bundles
         self._snapshots = snapshots
         self._loaded: dict[TenantId, Catalogue] = {}
         self._loading: dict[TenantId, asyncio.Task[Catalogue]] = {}
         self._locks: dict[TenantId, asyncio.Lock] = {}
+        self._waiting: dict[TenantId, deque[tuple[int, AppliedSequence]]] = {}
         self._chores = Chores()
 
     async def get(self, tenant_id: TenantId) -> Catalogue:
@@ -70,14 +77,18 @@ class Catalogues:
             task.add_done_callback(lambda _: self._loading.pop(tenant_id, None))
         return await asyncio.shield(task)  # a caller that gives up must not stop the load for the others
 
-    def preload(self, tenant_ids: Iterable[TenantId]) -> None:
-        """Begins to load tenants, one after the other, so that their first request does not wait."""
+    async def preload(self, tenant_ids: Iterable[TenantId], *, wait_s: float = 0.0) -> None:
+        """Begins to load tenants, one after the other, so that their first request does not wait. Returns after `wait_s` at the latest."""
+        loaded = asyncio.Event()
 
         async def load() -> None:
             for tenant_id in tenant_ids:
                 await self.get(tenant_id)
+            loaded.set()
 
         self._chores.ask("preload", load)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(loaded.wait(), wait_s)
 
     async def refresh(self, tenant_id: TenantId, *, deadline: float) -> None:
         """Takes in changed items; texts are encoded as far as the deadline allows, the rest in the background.
@@ -116,12 +127,20 @@ class Catalogues:
         elif tenant in self._loaded or tenant in self._loading:
             self._ask(TenantId(tenant), kind)
 
-    def observe(self, tenant_id: TenantId, interactions: Iterable[tuple[ItemId, str, datetime]]) -> None:
-        """Counts new interactions, each item, event type and time, for what trends."""
-        catalogue = self._loaded.get(tenant_id)
-        if catalogue is not None:
-            for item_id, event_type, moment in interactions:
-                catalogue.trending.observe(item_id, moment, action_weight(event_type))
+    def observe(self, tenant_id: TenantId, told: Iterable[tuple[int, AppliedSequence]]) -> None:
+        """Counts new interactions, each user's with the transaction that applied them, also in a catalogue that is being built."""
+        catalogue, waiting = self._loaded.get(tenant_id), self._waiting.get(tenant_id)
+        if catalogue is not None or waiting is not None:
+            heard = list(told)
+            if waiting is not None:
+                waiting.extend(heard)
+            if catalogue is not None:
+                catalogue.hear(heard)
+
+    def on_missed(self) -> None:
+        """Hears that interactions may have been missed: counts those of every tenant in use anew, from the database."""
+        for tenant_id in [*self._loaded, *self._loading]:
+            self._ask(tenant_id, "events")
 
     async def close(self) -> None:
         """Stops what runs in the background."""
@@ -135,6 +154,8 @@ class Catalogues:
             self._chores.ask((kind, tenant_id), partial(self._follow, tenant_id))
         elif kind == "bundles":
             self._chores.ask((kind, tenant_id), partial(self._reload, tenant_id))
+        elif kind == "events":
+            self._chores.ask((kind, tenant_id), partial(self._recount, tenant_id))
 
     def _lock(self, tenant_id: TenantId) -> asyncio.Lock:
         return self._locks.setdefault(tenant_id, asyncio.Lock())
@@ -151,21 +172,42 @@ class Catalogues:
         if (wanted.bundle_id if wanted else "") != catalogue.bundle_id:
             await self._load(tenant_id)
 
+    async def _recount(self, tenant_id: TenantId) -> None:
+        """Puts a catalogue with the same items and bundle, but counted anew, in the place of the one in use."""
+        await self.get(tenant_id)
+        async with self._lock(tenant_id):
+            before = self._loaded[tenant_id]
+            catalogue = Catalogue.new(tenant_id, before.bundle, before.index, trending_origin=datetime.now(UTC) - TRENDING_WINDOW)
+            catalogue.revision = before.revision
+            async with self._hearing(catalogue):
+                await replay(self._database, catalogue)
+
+    @asynccontextmanager
+    async def _hearing(self, catalogue: Catalogue) -> AsyncIterator[None]:
+        """Puts the catalogue into use at the end, with what is heard meanwhile. Call under the lock."""
+        waiting = self._waiting[catalogue.tenant_id] = deque(maxlen=_WAITING)
+        try:
+            yield
+            while len(waiting) > _FEW:  # off the loop, as nobody else knows the catalogue yet
+                await asyncio.to_thread(catalogue.hear, [waiting.popleft() for _ in range(len(waiting))])
+            catalogue.hear(waiting)
+            self._loaded[catalogue.tenant_id] = catalogue
+        finally:
+            del self._waiting[catalogue.tenant_id]
+
     async def _load(self, tenant_id: TenantId) -> Catalogue:
         started = time.perf_counter()
         async with self._lock(tenant_id):
             before = self._loaded.get(tenant_id)
             saved = await asyncio.to_thread(self._snapshots.load, tenant_id) if before is None else None
             bundle = await self._bundle(tenant_id, saved)
-            catalogue = await self._build(tenant_id, bundle, saved)
-            if bundle is not None:
-                try:
-                    await self._ranker.load(catalogue.ranker, bundle.ranker_path)
-                except AisleError as error:
-                    _log.error("ranker does not load, lists come at NO_RANKER", tenant=tenant_id, reason=error.message)
-            self._loaded[tenant_id] = catalogue
-        if before is not None and before.ranker not in {"", catalogue.ranker}:
-            self._chores.ask(("unload", before.ranker), partial(self._unload, before.ranker))
+            catalogue = self._start(tenant_id, bundle, saved)
+            async with self._hearing(catalogue):
+                await self._fill(catalogue)
+                if bundle is not None:
+                    await self._load_models(catalogue, bundle)
+        if before is not None and before.bundle_id not in {"", catalogue.bundle_id}:
+            self._chores.ask(("unload", before.ranker), partial(self._unload, before))
         seconds = round(time.perf_counter() - started, 2)
         _log.info("catalogue loaded", tenant=tenant_id, items=len(catalogue.index), bundle=catalogue.bundle_id, seconds=seconds)
         self._chores.ask(("encode", tenant_id), partial(self._encode_missing, tenant_id))
@@ -181,27 +223,41 @@ class Catalogues:
                 raise
             return await self._bundles.kept(saved.bundle_id) if saved.bundle_id else None
 
-    async def _build(self, tenant_id: TenantId, bundle: Bundle | None, saved: Saved | None) -> Catalogue:
-        """Returns a catalogue that has read all there is; from a snapshot only what changed since."""
+    def _start(self, tenant_id: TenantId, bundle: Bundle | None, saved: Saved | None) -> Catalogue:
+        """Returns a catalogue that holds what a snapshot of this bundle holds, or nothing."""
         fits = saved is not None and saved.text_model == self._encoder.version
         fits = fits and saved is not None and saved.bundle_id == (bundle.bundle_id if bundle else "")
         index = saved.index if fits and saved is not None else ItemIndex(VECTOR_DIMENSIONS)
-        catalogue = Catalogue.new(tenant_id, bundle, index, trending_origin=datetime.now(UTC) - _TRENDING_WINDOW)
+        catalogue = Catalogue.new(tenant_id, bundle, index, trending_origin=datetime.now(UTC) - TRENDING_WINDOW)
         catalogue.revision = saved.revision if fits and saved is not None else 0
-        try:
-            await self._take_changes(catalogue)
-            await self._take_recent_events(catalogue)
-        except UnavailableError as error:
-            if not fits:
-                raise
-            _log.warning("serving from the snapshot until the database is back", tenant=tenant_id, reason=error.message)
-            self._ask(tenant_id, "items")
-            self._ask(tenant_id, "bundles")
         return catalogue
 
-    async def _unload(self, ranker: str) -> None:
+    async def _fill(self, catalogue: Catalogue) -> None:
+        """Reads all there is, items and then events; beyond a snapshot only what changed since."""
+        from_snapshot = catalogue.revision > 0
+        try:
+            await self._take_changes(catalogue)
+            await replay(self._database, catalogue)
+        except UnavailableError as error:
+            if not from_snapshot:
+                raise
+            _log.warning("serving from the snapshot until the database is back", tenant=catalogue.tenant_id, reason=error.message)
+            for kind in ("items", "bundles", "events"):
+                self._ask(catalogue.tenant_id, kind)
+
+    async def _load_models(self, catalogue: Catalogue, bundle: Bundle) -> None:
+        try:
+            await self._ranker.load(catalogue.ranker, bundle.ranker_path)
+            if bundle.sequence_path is not None:
+                await self._sequences.load(catalogue.sequence_encoder, bundle.sequence_path)
+        except AisleError as error:
+            _log.error("a model does not load, lists come at NO_RANKER", tenant=catalogue.tenant_id, reason=error.message)
+
+    async def _unload(self, before: Catalogue) -> None:
         await asyncio.sleep(_UNLOAD_AFTER_S)  # requests that began with the old bundle end with it
-        await self._ranker.unload(ranker)
+        await self._ranker.unload(before.ranker)
+        if before.sequence_encoder:
+            await self._sequences.unload(before.sequence_encoder)
 
     async def _snapshot(self, tenant_id: TenantId) -> None:
         await asyncio.sleep(_SNAPSHOT_AFTER_S)
@@ -225,14 +281,6 @@ class Catalogues:
         if len(taken) > _ENCODE_BATCH:
             self._chores.ask(("snapshot", catalogue.tenant_id), partial(self._snapshot, catalogue.tenant_id))
         return taken
-
-    async def _take_recent_events(self, catalogue: Catalogue) -> None:
-        since = datetime.now(UTC) - _TRENDING_WINDOW
-        async with self._database.tenant(catalogue.tenant_id) as connection:
-            async for chunk in event_store.iter_interactions(connection, catalogue.tenant_id, start_time=since):
-                for one in chunk:
-                    moment = datetime.fromtimestamp(one.occur_time_s, UTC)
-                    catalogue.trending.observe(one.item_id, moment, action_weight(one.event_type))
 
     async def _encode_missing(self, tenant_id: TenantId) -> None:
         """Encodes items without a text vector, a batch at a time, until none is left."""

@@ -29,7 +29,8 @@ class _Why:
         recent = list(dict.fromkeys(interaction.item_id for interaction in reversed(history)))[:20]
         self.touched = [item for item in map(view.item, recent) if item is not None]
         rows = view.rows_of([item.item_id for item in self.touched])
-        self.touched_texts: FloatArray = view.vectors(rows)[:, SEMANTIC] if len(rows) else np.zeros((0, 1), np.float32)
+        texts: FloatArray = view.vectors(rows)[:, SEMANTIC] if len(rows) else np.zeros((0, 1), np.float32)
+        self.touched_texts = texts / np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-9)
 
     def nearest(self, item: Item) -> str:
         """Returns the title of the item in the history whose text is nearest."""

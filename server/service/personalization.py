@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,11 @@ import numpy as np
 from server.domain import Interaction, Item, Rung, ScoredItem, TenantId, UserId
 from server.domain.behavior import IntentStage, find_sessions, intent_stage
 from server.retrieval.context import item_features
-from server.service.recommendation import Recommendation, Recommendations, RecommendQuery
+from server.service.candidates import content_candidates
+from server.service.moments import Moment
+from server.service.query import RecommendQuery
+from server.service.recommendation import Recommendation, Recommendations
+from server.service.watches import Change, Watches
 
 RECOMMENDATIONS = "recommendations"
 HERO_BANNER = "hero_banner"
@@ -25,6 +30,8 @@ _FACTORS = 5
 _FIT_TEMPERATURE = 0.25
 _HISTORY_FOR_CERTAINTY = 50
 _CONTEXT_FOR_CERTAINTY = 6
+_STATE_S = 5.0
+"""Seconds that a watched page may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +77,8 @@ class Page:
     confidence: float
     factors: tuple[str, ...]
     recommendation: Recommendation
+    elapsed_s: float
+    """Seconds that making it took."""
 
 
 def page_confidence(history_length: int, context_features: int, rung: Rung) -> float:
@@ -96,11 +105,28 @@ def _is_band(name: str) -> bool:
 class Personalization:
     """Chooses blocks by the same vectors that rank items."""
 
-    def __init__(self, recommendations: Recommendations) -> None:
+    def __init__(self, recommendations: Recommendations, watches: Watches) -> None:
         self._recommendations = recommendations
+        self._watches = watches
+
+    async def watch(self, tenant_id: TenantId, query: PageQuery) -> AsyncGenerator[tuple[Change, Page], None]:
+        """Yields the page as it is now, then anew whenever more is known of the user, with what happened.
+
+        A page is made when it is asked for, so a reader that is late gets the newest and those in between are never made.
+
+        Raises:
+            OverloadedError: Too many watches are open.
+            UnavailableError: The server is stopping, or a page could not be made.
+        """
+        with self._watches.watch(tenant_id, query.user_id) as watch:
+            async for change in watch.changes():
+                async with self._watches.turn():
+                    page = await self.generate(tenant_id, query, deadline=time.monotonic() + _STATE_S)
+                yield change, page
 
     async def generate(self, tenant_id: TenantId, query: PageQuery, *, deadline: float) -> Page:
         """Returns the page. A content type without blocks in the catalogue stays empty."""
+        started = time.perf_counter()
         asked = RecommendQuery(
             user_id=query.user_id,
             max_results=query.max_results or _RESULTS[query.depth],
@@ -111,31 +137,32 @@ class Personalization:
             use_history=query.depth != "basic",
             extra_history=query.behavior if query.depth != "basic" else (),
         )
-        answer = await self._recommendations.recommend(tenant_id, asked, deadline=deadline)
-        history = answer.history
+        answer, moment = await self._recommendations.recommend_with_moment(tenant_id, asked, deadline=deadline)
+        history = moment.history
         stage = intent_stage(history, find_sessions(history))
-        wanted = {**answer.features, f"intent_stage={stage.value}": 1.0}
-        blocks = {kind: self._choose(answer, kind, wanted, stage, count) for kind, count in _BLOCKS.items() if kind in query.content_types}
-        items = self._items(answer, wanted) if RECOMMENDATIONS in query.content_types else ()
+        wanted = {**moment.features, f"intent_stage={stage.value}": 1.0}
+        blocks = {kind: self._choose(moment, kind, wanted, stage, count) for kind, count in _BLOCKS.items() if kind in query.content_types}
+        items = self._items(answer, moment, wanted) if RECOMMENDATIONS in query.content_types else ()
         factors = tuple(name.replace("=", ":", 1) for name in sorted(wanted, key=lambda name: (-wanted[name], name)) if not _is_band(name))
         return Page(
             blocks=blocks,
             items=items,
-            confidence=page_confidence(len(history), len(answer.features), answer.rung),
+            confidence=page_confidence(len(history), len(moment.features), answer.rung),
             factors=factors[: 2 * _FACTORS],
             recommendation=answer,
+            elapsed_s=time.perf_counter() - started,
         )
 
-    def _items(self, answer: Recommendation, wanted: Mapping[str, float]) -> tuple[PageItem, ...]:
+    def _items(self, answer: Recommendation, moment: Moment, wanted: Mapping[str, float]) -> tuple[PageItem, ...]:
         found = []
         for scored in answer.items:
-            item = answer.item(scored.item_id)
+            item = moment.view.item(scored.item_id)
             if item is not None:
                 found.append(PageItem(item, scored, matched_factors(wanted, item_features(item))))
         return tuple(found)
 
-    def _choose(self, answer: Recommendation, kind: str, wanted: Mapping[str, float], stage: IntentStage, count: int) -> tuple[Block, ...]:
-        candidates = answer.content(kind)
+    def _choose(self, moment: Moment, kind: str, wanted: Mapping[str, float], stage: IntentStage, count: int) -> tuple[Block, ...]:
+        candidates = content_candidates(moment.catalogue, moment.view, moment.user, kind)
         if not candidates:
             return ()
         offered = [_block_features(item) for item, _ in candidates]

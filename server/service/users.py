@@ -32,7 +32,18 @@ _DELETED = "deleted-profile"
 _READ_S = 5.0
 """Seconds a read of the database may take when others may be waiting for it too: the time of the caller that came first is not theirs."""
 
-_REMEMBERED = 20_000
+_PATIENCE_S = 0.5
+"""Seconds that a request waits for a profile at most, however much time it has: an older one or what is popular serves, too."""
+
+_PATIENCE_WHILE_LATE_S = 0.05
+"""The same after one that was waited for in vain, until the database has answered a read."""
+
+_STALE_S = 600.0
+"""Seconds past its end that a profile is used while it is read anew: whoever changes one says so, so it is seldom out of date."""
+
+_REMEMBERED = 250_000
+"""Interactions of the profiles that are kept decoded, some 400 bytes each; a profile without any counts as ten."""
+
 _log = logger(__name__)
 
 
@@ -51,8 +62,14 @@ class Users:
         self._database = database
         self._cache = cache
         self._events = events
-        self._decoded: LRUCache[tuple[TenantId, UserId], tuple[bytes, Profile]] = LRUCache(_REMEMBERED)
+        self._decoded: LRUCache[tuple[TenantId, UserId], tuple[bytes, Profile]] = LRUCache(_REMEMBERED, getsizeof=_weight)
         self._deletions = 0
+        self._late = False
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that a request which can do without a profile should wait for it."""
+        return _PATIENCE_WHILE_LATE_S if self._late else _PATIENCE_S
 
     async def known(self, tenant_id: TenantId, user_id: UserId, *, token: str = "", deadline: float) -> KnownUser:
         """Returns the user's profile; an empty one for a user nobody has heard of.
@@ -116,8 +133,10 @@ class Users:
         deletions = self._deletions
         try:
             async with asyncio.timeout(left_s(deadline)):
-                content = (await self._cache.get_or_compute(PROFILES, tenant_id, user_id, USER_VECTOR_TTL_S, compute)).value
+                cached = await self._cache.get_or_compute(PROFILES, tenant_id, user_id, USER_VECTOR_TTL_S, compute, stale_s=_STALE_S)
+                content = cached.value
         except TimeoutError as error:
+            self._late = True
             raise DeadlineExceededError("the profile was not read within the call's deadline; allow more time", user=user_id) from error
         remembered = self._decoded.get((tenant_id, user_id))
         if remembered is not None and remembered[0] == content:
@@ -134,4 +153,9 @@ class Users:
                 profile = await store.get_profile(connection, tenant_id, user_id)
         except TimeoutError as error:
             raise UnavailableError("database", "did not answer in time; retry") from error
+        self._late = False
         return profile or Profile(user_id=user_id)
+
+
+def _weight(remembered: tuple[bytes, Profile]) -> int:
+    return 10 + len(remembered[1].history)

@@ -86,19 +86,33 @@ async def fetch_bundle(connection: Connection, bundle_id: BundleId, folder: Path
         CorruptDataError: A file does not have the size or checksum it was registered with.
     """
     bundle = await get_bundle(connection, bundle_id)
-    for name, file in bundle.files.items():
-        digest = hashlib.sha256()
-        with (folder / name).open("wb") as stream:
-            # One chunk a query: a cursor would hold them decoded side by side.
-            for number in range(-(-file.size_bytes // _CHUNK_BYTES)):
-                content = await connection.fetchval(
-                    "SELECT content FROM bundle_files WHERE bundle_id = $1 AND name = $2 AND chunk = $3", bundle_id, name, number
-                )
-                digest.update(content or b"")
-                await asyncio.to_thread(stream.write, content or b"")
-        if digest.hexdigest() != file.sha256:
-            raise CorruptDataError(f"bundles/{bundle_id}: {name} is not what was registered; train anew", bundle=bundle_id, file=name)
+    for name in bundle.files:
+        await fetch_bundle_file(connection, bundle, name, folder / name)
     return bundle
+
+
+async def fetch_bundle_file(connection: Connection, bundle: StoredBundle, name: str, path: Path) -> None:
+    """Writes one of the bundle's files to `path`, a chunk at a time.
+
+    Raises:
+        NotFoundError: The bundle has no such file.
+        CorruptDataError: It does not have the checksum it was registered with.
+    """
+    bundle_id = bundle.bundle_id
+    if name not in bundle.files:
+        raise NotFoundError(f"bundles/{bundle_id}", f"bundles/{bundle_id} has no {name}; it was trained by an earlier version")
+    file = bundle.files[name]
+    digest = hashlib.sha256()
+    with path.open("wb") as stream:
+        # One chunk a query: a cursor would hold them decoded side by side.
+        for number in range(-(-file.size_bytes // _CHUNK_BYTES)):
+            content = await connection.fetchval(
+                "SELECT content FROM bundle_files WHERE bundle_id = $1 AND name = $2 AND chunk = $3", bundle_id, name, number
+            )
+            digest.update(content or b"")
+            await asyncio.to_thread(stream.write, content or b"")
+    if digest.hexdigest() != file.sha256:
+        raise CorruptDataError(f"bundles/{bundle_id}: {name} is not what was registered; train anew", bundle=bundle_id, file=name)
 
 
 async def get_bundle(connection: Connection, bundle_id: BundleId) -> StoredBundle:

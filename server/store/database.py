@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
 import numpy as np
@@ -23,13 +24,14 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 """A connection inside a transaction; what every function of the store takes."""
 
 CHANGES = "aisle_changes"
-"""Channel on which `TENANT:KIND` arrives when a commit changed the tenant's `items`, `bundles` or `collections`."""
+"""Channel on which `TENANT:KIND` arrives when a commit changed the tenant's items, bundles, collections, aws_filters or shaping."""
 
 _ENTER_TENANT = (
     "SELECT set_config('role', 'aisle_app', true), set_config('aisle.tenant_id', $1, true), set_config('statement_timeout', $2, true)"
 )
 _ENTER_SYSTEM = "SELECT set_config('statement_timeout', $1, true)"
 _ACQUIRE_S = 10.0
+Isolation: TypeAlias = Literal["repeatable_read"]
 _log = logger(__name__)
 
 
@@ -41,17 +43,20 @@ class Database:
         self._pool = pool
 
     @asynccontextmanager
-    async def tenant(self, tenant_id: TenantId, *, timeout_s: float | None = None) -> AsyncIterator[Connection]:
+    async def tenant(
+        self, tenant_id: TenantId, *, timeout_s: float | None = None, isolation: Isolation | None = None
+    ) -> AsyncIterator[Connection]:
         """Enters a transaction that sees and writes this tenant's rows only. Commits at the end, rolls back on an exception.
 
         Args:
             tenant_id: From a checked credential or the command line; rows written need not name it again.
             timeout_s: Seconds the caller still has, for getting a connection and for each statement. None: 10 s to get a connection.
+            isolation: "repeatable_read": all statements see one moment.
 
         Raises:
             UnavailableError, DeadlineExceededError, AbortedError, InvalidArgumentError: As `translated_errors` says.
         """
-        async with self._transaction(_ENTER_TENANT, tenant_id, timeout_s=timeout_s) as connection:
+        async with self._transaction(_ENTER_TENANT, tenant_id, timeout_s=timeout_s, isolation=isolation) as connection:
             yield connection
 
     @asynccontextmanager
@@ -107,32 +112,37 @@ class Database:
                 await connection.close(timeout=2)
 
     @asynccontextmanager
-    async def _transaction(self, enter: str, *arguments: str, timeout_s: float | None) -> AsyncIterator[Connection]:
+    async def _transaction(
+        self, enter: str, *arguments: str, timeout_s: float | None, isolation: Isolation | None = None
+    ) -> AsyncIterator[Connection]:
         statement_timeout = "0" if timeout_s is None else str(max(1, int(timeout_s * 1000)))
         acquire_s = _ACQUIRE_S if timeout_s is None else timeout_s
+        begun = partial(self._begun, enter, *arguments, statement_timeout, acquire_s=acquire_s, isolation=isolation)
         with translated_errors():
-            connection = await self._live_connection(acquire_s)
-            try:
-                async with connection.transaction():
-                    await connection.fetchrow(enter, *arguments, statement_timeout)
-                    yield connection
-            except CONNECTION_LOST:
-                # Cut off in the middle of a COPY, a connection does not notice that it is closed, and would be handed out again.
-                with contextlib.suppress(asyncpg.InterfaceError):  # or it did notice, and is back already
-                    connection.terminate()
-                raise
-            finally:
-                await self._pool.release(connection)
+            async with AsyncExitStack() as stack:
+                try:
+                    connection = await stack.enter_async_context(begun())
+                except TimeoutError:
+                    raise
+                except CONNECTION_LOST:  # pooled ones die unnoticed when their server restarts; nothing was asked of this one yet
+                    await self._pool.expire_connections()
+                    connection = await stack.enter_async_context(begun())
+                yield connection
 
-    async def _live_connection(self, acquire_s: float) -> PoolConnectionProxy[asyncpg.Record]:
-        """Returns a pooled connection, fresh where the pooled ones died unnoticed, as they do when the server's host vanished."""
+    @asynccontextmanager
+    async def _begun(self, enter: str, *arguments: str, acquire_s: float, isolation: Isolation | None) -> AsyncIterator[Connection]:
+        connection = await self._pool.acquire(timeout=acquire_s)
         try:
-            return await self._pool.acquire(timeout=acquire_s)
-        except CONNECTION_LOST as error:
-            if isinstance(error, TimeoutError):
-                raise
-            await self._pool.expire_connections()
-            return await self._pool.acquire(timeout=acquire_s)
+            async with connection.transaction(isolation=isolation):
+                await connection.fetchrow(enter, *arguments)
+                yield connection
+        except CONNECTION_LOST:
+            # Cut off in the middle of a COPY, a connection does not notice that it is closed, and would be handed out again.
+            with contextlib.suppress(asyncpg.InterfaceError):  # or it did notice, and is back already
+                connection.terminate()
+            raise
+        finally:
+            await self._pool.release(connection)
 
 
 @asynccontextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from server.domain import Decision, DecisionId, Rung
+from server.domain import Decision, DecisionId, ItemId, Rung, TenantId, UserId
+from server.domain.decisions import PackedIds, pack_ids
 from server.errors import NotFoundError
 from server.store.database import Connection
 from server.store.staging import stage
@@ -18,17 +19,50 @@ _COLUMNS = (
     "items",
     "scores",
     "propensities",
-    "candidates",
+    "probabilities",
+    "candidates_packed",
     "rung",
     "bundle_id",
     "runtime",
     "arms",
     "context",
 )
-_LISTS = frozenset({"items", "scores", "propensities", "candidates"})
+_SHOWN = """
+SELECT user_id, items, context, extract(epoch FROM decide_time)::float8 FROM decisions
+WHERE tenant_id = $1 AND method = 'RecommendItems' AND cardinality(items) > 1
+ORDER BY decide_time, decision_id
+"""
+_LISTS = frozenset({"items", "scores", "propensities", "probabilities"})
+
+
+class ShownList(NamedTuple):
+    """One list that a user was shown, as training reads it."""
+
+    user_id: UserId
+    items: tuple[ItemId, ...]
+    """In the order shown."""
+    context: Mapping[str, str]
+    decide_time_s: float
+    """Seconds since 1970."""
+
+
+async def iter_shown(connection: Connection, tenant_id: TenantId, *, chunk: int = 1000) -> AsyncIterator[ShownList]:
+    """Yields the recommended lists of two items or more, oldest first, reading `chunk` at a time from one snapshot.
+
+    Args:
+        connection: In the tenant's transaction, which stays open meanwhile.
+        tenant_id: The tenant.
+        chunk: Lists read at once.
+    """
+    cursor = await connection.cursor(_SHOWN, tenant_id)
+    while rows := await cursor.fetch(chunk):
+        for user_id, items, context, seconds in rows:
+            yield ShownList(user_id, tuple(items), context, seconds)
 
 
 def _value(decision: Decision, name: str) -> Any:
+    if name == "candidates_packed":
+        return pack_ids(decision.candidates)
     value = getattr(decision, name)
     if name in _LISTS:
         return list(value)
@@ -54,4 +88,6 @@ async def get_decision(connection: Connection, decision_id: DecisionId) -> Decis
     if row is None:
         raise NotFoundError(f"decisions/{decision_id}")
     fields: dict[str, Any] = {name: tuple(row[name]) if name in _LISTS else row[name] for name in _COLUMNS}
-    return Decision(**{**fields, "rung": Rung(row["rung"])})
+    packed = fields.pop("candidates_packed")
+    candidates = tuple(row["candidates"] if packed is None else PackedIds(packed))
+    return Decision(**{**fields, "rung": Rung(row["rung"]), "candidates": candidates})

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from server.domain import TenantId
-from server.errors import InvalidFieldError, NotFoundError
+from server.domain.access import AWS, SCOPES
+from server.errors import FailedPreconditionError, InvalidFieldError, NotFoundError
 from server.store.audit import append_audit
 from server.store.database import Connection, Database
 from server.store.tenants import parse_tenant_id
 
-SCOPES = ("recommend", "events", "items", "profiles", "embeddings", "vectors", "admin")
-"""What a key may open; `admin` stands for all. The services' scopes are `interceptors.auth.SCOPES`."""
-
 _ALPHABET = string.ascii_letters + string.digits
+_KEY_ID = re.compile(r"[0-9a-f]{12}")
+_USE_NOTED = timedelta(minutes=10)
+"""A use is written when the last one that was is older."""
 _SECRET_LENGTH = 40
 """238 random bits: past guessing, so an unsalted SHA-256 is enough and one look-up by hash finds the key."""
 
@@ -37,6 +39,10 @@ class ApiKey:
     create_time: datetime
     expire_time: datetime | None
     revoke_time: datetime | None
+    last_use_time: datetime | None
+    """To within ten minutes; None: never."""
+    replaced_by: str | None
+    """Id of the key that took its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,36 @@ async def create_key(
     return key, _api_key(row)
 
 
+async def rotate_key(connection: Connection, key_id: str, *, overlap: timedelta, actor: str = "cli") -> tuple[str, ApiKey]:
+    """Creates a key like another, which goes on for `overlap` and then expires; returns the new one as `create_key` does.
+
+    The old one expires no later than it would have. Where it had a time to expire, the new one gets as long a life.
+
+    Raises:
+        NotFoundError: The tenant has no such key.
+        FailedPreconditionError: It opens nothing any more, or was replaced already.
+    """
+    row = await connection.fetchrow(
+        "SELECT *, coalesce(expire_time <= now(), false) AS over FROM api_keys WHERE key_id = $1 FOR UPDATE", key_id
+    )
+    if row is None:
+        raise NotFoundError(f"keys/{key_id}")
+    if row["revoke_time"] is not None or row["over"]:
+        raise FailedPreconditionError(f"keys/{key_id} is revoked or has expired; create a key instead", key=key_id)
+    if row["replaced_by"] is not None:
+        raise FailedPreconditionError(f"keys/{key_id} was replaced by keys/{row['replaced_by']}; rotate that one", key=key_id)
+    expire_time = None if row["expire_time"] is None else datetime.now(UTC) + (row["expire_time"] - row["create_time"])
+    key, record = await create_key(connection, row["scopes"], display_name=row["display_name"], expire_time=expire_time, actor=actor)
+    await connection.execute(
+        "UPDATE api_keys SET replaced_by = $2, expire_time = least(expire_time, now() + $3::interval) WHERE key_id = $1",
+        key_id,
+        record.key_id,
+        overlap,
+    )
+    await append_audit(connection, actor=actor, action="rotate_key", resource=f"keys/{key_id}", details={"replaced_by": record.key_id})
+    return key, record
+
+
 async def list_keys(connection: Connection) -> list[ApiKey]:
     """Returns the tenant's keys, oldest first, revoked and expired ones too."""
     return [_api_key(row) for row in await connection.fetch("SELECT * FROM api_keys ORDER BY create_time, key_id")]
@@ -125,13 +161,56 @@ async def authenticate(database: Database, key: str, *, timeout_s: float | None 
     digest = _digest(key)
     async with database.tenant(tenant_id, timeout_s=timeout_s) as connection:
         row = await connection.fetchrow(
-            "SELECT key_id, key_hash, scopes FROM api_keys "
+            "SELECT key_id, key_hash, scopes, coalesce(last_use_time < now() - $2::interval, true) AS unseen FROM api_keys "
             "WHERE key_hash = $1 AND revoke_time IS NULL AND (expire_time IS NULL OR expire_time > now())",
             digest,
+            _USE_NOTED,
         )
-    if row is None or not hmac.compare_digest(row["key_hash"], digest):
-        return None
+        if row is None or not hmac.compare_digest(row["key_hash"], digest):
+            return None
+        if row["unseen"]:
+            await connection.execute("UPDATE api_keys SET last_use_time = now() WHERE key_id = $1", row["key_id"])
     return Credential(tenant_id=tenant_id, key_id=row["key_id"], scopes=frozenset(row["scopes"]))
+
+
+@dataclass(frozen=True, slots=True)
+class AwsCredentials:
+    """A key in the form in which AWS's SDKs sign with it."""
+
+    access_key_id: str
+    secret_access_key: str
+
+
+def aws_credentials(key: str, record: ApiKey) -> AwsCredentials:
+    """Returns what AWS's SDKs are configured with to sign as this key. Only a key with the scope `aws` is accepted so.
+
+    Who signs and who checks must share a secret, and of a key only its SHA-256 is stored: so that is the secret.
+    """
+    return AwsCredentials(f"aisle_{record.tenant_id}_{record.key_id}", _digest(key).hex())
+
+
+async def signing_key(database: Database, access_key_id: str, *, timeout_s: float | None = None) -> tuple[str, Credential] | None:
+    """Returns the secret access key that belongs to an access key id, and what it opens; None if there is none that may sign.
+
+    Raises:
+        UnavailableError: The database cannot be reached.
+    """
+    prefix, _, rest = access_key_id.partition("_")
+    tenant, _, key_id = rest.partition("_")
+    try:
+        tenant_id = parse_tenant_id(tenant)
+    except InvalidFieldError:
+        return None
+    if prefix != "aisle" or not _KEY_ID.fullmatch(key_id):
+        return None
+    async with database.tenant(tenant_id, timeout_s=timeout_s) as connection:
+        row = await connection.fetchrow(
+            "SELECT key_hash, scopes FROM api_keys "
+            "WHERE key_id = $1 AND $2 = ANY(scopes) AND revoke_time IS NULL AND (expire_time IS NULL OR expire_time > now())",
+            key_id,
+            AWS,
+        )
+    return (row["key_hash"].hex(), Credential(tenant_id, key_id, frozenset(row["scopes"]))) if row else None
 
 
 def _digest(key: str) -> bytes:
@@ -147,4 +226,6 @@ def _api_key(row: asyncpg.Record) -> ApiKey:
         create_time=row["create_time"],
         expire_time=row["expire_time"],
         revoke_time=row["revoke_time"],
+        last_use_time=row["last_use_time"],
+        replaced_by=row["replaced_by"],
     )

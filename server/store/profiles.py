@@ -44,6 +44,17 @@ async def get_profiles(connection: Connection, tenant_id: TenantId, user_ids: Se
     return {UserId(row["user_id"]): _profile(row) for row in rows}
 
 
+async def stated_profiles(connection: Connection, *, limit: int) -> dict[UserId, Profile]:
+    """Returns what users have stated, without their histories, of at most `limit` of those who have: always the same, in no order."""
+    rows = await connection.fetch(
+        "SELECT user_id, traits, locale, event_date, preference_scores FROM user_personalization_profiles "
+        "WHERE traits <> '{}' OR locale <> '' OR event_date IS NOT NULL OR preference_scores <> '{}' "
+        "ORDER BY md5(user_id), user_id LIMIT $1",
+        limit,
+    )
+    return {UserId(row["user_id"]): Profile(**row) for row in rows}
+
+
 async def update_profile(
     connection: Connection,
     tenant_id: TenantId,
@@ -97,12 +108,13 @@ async def update_profile(
 
 
 async def delete_profile(connection: Connection, tenant_id: TenantId, user_id: UserId) -> bool:
-    """Deletes a user's profile and events; returns whether there was a profile.
+    """Deletes a user's profile, events and anonymous ids; returns whether there was a profile.
 
     What stays: the ids of the events, without user, so that events sent again do not count again; decision records; and events that are in
     the stream but not yet applied, which make a new profile of their own.
     """
     await delete_user_events(connection, tenant_id, user_id)
+    await connection.execute("DELETE FROM identities WHERE tenant_id = $1 AND user_id = $2", tenant_id, user_id)
     status = await connection.execute("DELETE FROM user_personalization_profiles WHERE tenant_id = $1 AND user_id = $2", tenant_id, user_id)
     return status != "DELETE 0"
 

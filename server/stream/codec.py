@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from server.domain import BundleId, Decision, DecisionId, Event, EventId, ItemId, Rung, UserId
+from server.domain.decisions import PackedIds, pack_ids
 from server.errors import InvalidFieldError
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
@@ -95,7 +97,8 @@ def encode_decision(decision: Decision) -> bytes:
         "items": decision.items,
         "scores": decision.scores,
         "propensities": decision.propensities,
-        "candidates": decision.candidates,
+        "probabilities": decision.probabilities,
+        "candidates": base64.b64encode(pack_ids(decision.candidates)).decode(),
         "rung": int(decision.rung),
         "bundle": decision.bundle_id,
         "runtime": decision.runtime,
@@ -120,7 +123,8 @@ def decode_decision(record: Any) -> Decision:
             items=tuple(record["items"]),
             scores=tuple(record["scores"]),
             propensities=tuple(record["propensities"]),
-            candidates=tuple(record["candidates"]),
+            probabilities=tuple(record.get("probabilities", ())),  # an older process writes none
+            candidates=_candidates(record["candidates"]),
             rung=Rung(record["rung"]),
             bundle_id=BundleId(record["bundle"]),
             runtime=record["runtime"],
@@ -129,6 +133,11 @@ def decode_decision(record: Any) -> Decision:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a decision: {error!r}") from error
+
+
+def _candidates(value: Any) -> Sequence[ItemId]:
+    """Returns the candidates of a record; one of an older process holds their list."""
+    return PackedIds(base64.b64decode(value, validate=True)) if isinstance(value, str) else tuple(map(ItemId, value))
 
 
 def _encode(record: Mapping[str, Any], kind: str) -> bytes:

@@ -20,7 +20,8 @@ from server.telemetry import DECISIONS_DROPPED, logger
 
 DECISIONS = "decisions"
 _ENTRY_DECISIONS = 50
-_INTERVAL_S = 0.05
+_INTERVAL_S = 0.2
+"""Seconds that records are gathered for: few entries and few transactions, at the price of reading a decision that much later."""
 _FLUSH_S = 2.0
 _log = logger(__name__)
 

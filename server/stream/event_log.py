@@ -3,6 +3,8 @@
 Promise: when `append` returns, the events are in the stream's append-only file (the embedded Redis fsyncs before it answers; a configured
 one needs `appendfsync always` to promise the same). When it raises, they may or may not be: sending them again is right, because an event
 counts once by its id.
+
+A Redis that hangs is given a second. Then its writes fail, and new ones fail at once, until it answers a ping.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from typing import Any
 import orjson
 import redis.asyncio
 from cachetools import TTLCache
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from server.domain import Event, TenantId
 from server.errors import UnavailableError
 from server.stream.codec import decode_event, encode_event, pack, unpack
 from server.stream.connection import LOST, stream_key
 from server.stream.consumer import PAYLOAD
+from server.telemetry import logger
 
 EVENTS = "events"
 
@@ -30,8 +34,12 @@ _ENTRY_EVENTS = 100
 _ENTRY_BYTES = 512 * 1024
 _WINDOW_S = 0.002
 _FLUSH_ENTRIES = 200
+_PING_EVERY_S = 0.1
+_RETRY_AFTER_S = 1.0
+"""What callers are told to wait while Redis hangs."""
 _RECENT_ENTRIES = 2048
 _RECENT_S = 5.0
+_log = logger(__name__)
 
 
 @dataclass(slots=True)
@@ -53,10 +61,19 @@ class EventLog:
     Appends that meet within 2 ms share entries and one pipelined write, so a durable write is paid once for all of them.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, *, patience_s: float = 1.0) -> None:
-        """`patience_s`: Seconds a write is tried again before it fails, enough for an embedded Redis to be restarted."""
+    def __init__(self, client: redis.asyncio.Redis, *, patience_s: float = 1.0, answer_s: float = 1.0) -> None:
+        """Stores the arguments.
+
+        Args:
+            client: May have a longer timeout than `answer_s`.
+            patience_s: Seconds a write is tried again before it fails, enough for an embedded Redis to be restarted.
+            answer_s: Seconds Redis gets to answer a write. Past it Redis counts as hung.
+        """
         self._redis = client
         self._patience_s = patience_s
+        self._answer_s = answer_s
+        self._hung: asyncio.Task[None] | None = None
+        """Waits until Redis answers again."""
         self._open: dict[TenantId, _Entry] = {}
         self._waiting: list[_Entry] = []
         self._wake = asyncio.Event()
@@ -75,6 +92,9 @@ class EventLog:
             self._stopping = True
             self._wake.set()
             await writer
+            if self._hung is not None:
+                self._hung.cancel()
+                await asyncio.gather(self._hung, return_exceptions=True)
 
     async def append(self, tenant_id: TenantId, events: Sequence[Event]) -> list[str]:
         """Returns the ids of the stream entries that hold the events, in order, once Redis has them durably.
@@ -83,11 +103,13 @@ class EventLog:
 
         Raises:
             InvalidFieldError: An event cannot be stored; nothing of the call is.
-            UnavailableError: Redis did not take them in time. Some may have been taken: send all again.
+            UnavailableError: Redis did not take them in time, or hangs. Some may have been taken: send all again.
         """
         records = [encode_event(event) for event in events]
         if self._stopping:
             raise UnavailableError("redis", "this server is stopping and takes no more events; retry on another")
+        if self._hung is not None:
+            raise _hanging()
         entries = list({id(entry): entry for entry in (self._enqueue(tenant_id, record) for record in records)}.values())
         self._wake.set()
         # A caller that gives up must not take the entry from the callers that share it.
@@ -104,11 +126,13 @@ class EventLog:
         one exception is an event that cannot be stored at all: it is in the dead-letter stream and in no profile.
 
         Raises:
-            UnavailableError: Redis is down.
+            UnavailableError: Redis is down or hangs.
         """
         recent = self._recent.get((tenant_id, entry_id))
         if recent is not None:
             return [decode_event(orjson.loads(record)) for record in recent]
+        if self._hung is not None:
+            raise _hanging()
         key = stream_key(tenant_id, EVENTS)
         try:
             found = await self._redis.xrange(key, entry_id, entry_id)
@@ -150,7 +174,12 @@ class EventLog:
         pause_s = 0.01
         while batch:
             try:
-                batch = await self._write_once(batch)
+                async with asyncio.timeout(self._answer_s):
+                    batch = await self._write_once(batch)
+            except (TimeoutError, RedisTimeoutError) as error:
+                # Not tried again: what was sent may be read and stored yet, and whoever waits should hear.
+                self._hangs([*batch, *self._waiting], error)
+                return
             except LOST as error:
                 if time.monotonic() + pause_s > give_up:
                     _fail(batch, UnavailableError("redis", "did not acknowledge the events; send them again, they count once"), error)
@@ -161,6 +190,26 @@ class EventLog:
             if batch:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 0.2)
+
+    def _hangs(self, batch: list[_Entry], error: BaseException) -> None:
+        """Fails all that wait, and appends from now on, until Redis answers."""
+        _log.warning("redis hangs; events are refused until it answers", waited_s=self._answer_s, refused_entries=len(batch))
+        self._waiting.clear()
+        self._open.clear()
+        _fail(batch, _hanging(), error)
+        if self._hung is None:
+            self._hung = asyncio.create_task(self._until_it_answers(), name="event-log-ping")
+
+    async def _until_it_answers(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._answer_s):
+                    await self._redis.ping()
+                break
+            except LOST:
+                await asyncio.sleep(_PING_EVERY_S)
+        self._hung = None
+        _log.info("redis answers; events are taken again")
 
     async def _write_once(self, batch: list[_Entry]) -> list[_Entry]:
         """Writes all in one round trip; returns those to try again. The first refusal that waiting cannot mend is raised."""
@@ -183,6 +232,10 @@ class EventLog:
         if again and len(again) == len(batch):
             raise ConnectionError("Redis takes no writes")
         return again
+
+
+def _hanging() -> UnavailableError:
+    return UnavailableError("redis", "does not answer; send the events again in a moment, they count once", retry_after_s=_RETRY_AFTER_S)
 
 
 def _fail(batch: list[_Entry], error: UnavailableError, cause: BaseException) -> None:

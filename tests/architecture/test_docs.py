@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server.domain.ranking import RANKED_FEATURES, RANKER_FEATURES
 from server.settings import Settings
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,13 @@ def test_documented_defaults_are_the_real_ones(documented: dict[str, str]) -> No
         else:
             plain = str(field.default).replace(str(Path.home()), "~")
             assert said == f"`{plain.lower() if isinstance(field.default, bool) else plain}`", name
+
+
+def test_the_features_of_the_ranker_are_counted() -> None:
+    """docs/models.md says how many features a candidate has, and by how many sources it is ranked among the others."""
+    page = (_ROOT / "docs" / "models.md").read_text()
+    assert f"Each candidate has {len(RANKER_FEATURES)} features" in page
+    assert f"by {('no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight')[len(RANKED_FEATURES)]} sources" in page
 
 
 def test_every_decision_record_is_in_the_index() -> None:

@@ -9,12 +9,12 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from server.inference import RANKER, TEXT_ENCODER, ModelSpec
+from server.inference import RANKER, SEQUENCE_ENCODER, TEXT_ENCODER, ModelSpec
 from server.inference.batcher import Limits
 from server.inference.rank import MAX_ROWS
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
-SPECS = {spec.name: spec for spec in (TEXT_ENCODER, RANKER)}
+SPECS = {spec.name: spec for spec in (TEXT_ENCODER, RANKER, SEQUENCE_ENCODER)}
 TYPES = {"INT64": model_config_pb2.TYPE_INT64, "FP32": model_config_pb2.TYPE_FP32}
 
 

@@ -18,8 +18,9 @@ from server.errors import (
     NotFoundError,
     UnavailableError,
 )
-from server.inference import RANKER, TEXT_ENCODER, BuiltEncoder, LocalRuntime, Runtime, TritonRuntime
-from tests.model_factories import FEATURES, linear_ranker, tiny_bert
+from server.inference import RANKER, SEQUENCE_ENCODER, TEXT_ENCODER, BuiltEncoder, EncodedHistory, LocalRuntime, Runtime, TritonRuntime
+from server.inference.sequence import sequence_inputs
+from tests.model_factories import FEATURES, linear_ranker, tiny_bert, tiny_sequence_encoder
 from training.text_encoder import build_text_encoder
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -69,6 +70,23 @@ def features(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"features": np.random.default_rng(seed).normal(size=(rows, FEATURES)).astype(np.float32)}
 
 
+def history(length: int, seed: int = 0) -> EncodedHistory:
+    """A random history as a sequence encoder reads it."""
+    random = np.random.default_rng(seed)
+    return EncodedHistory(random.normal(size=(length, 384)).astype(np.float32), random.integers(1, 16, length), np.arange(length) * 60.0)
+
+
+async def test_a_history_has_one_vector_on_every_runtime(runtime: Runtime, local: Runtime) -> None:
+    """A sequence encoder answers alike on both runtimes, in any batch, for one event and for 200."""
+    for one in (runtime, local):
+        await one.load("sequence_encoder-t", SEQUENCE_ENCODER, tiny_sequence_encoder())
+    histories = [history(length, length) for length in (1, 7, 200)]
+    together = await runtime.infer("sequence_encoder-t", SEQUENCE_ENCODER, sequence_inputs(histories), timeout_s=30)
+    for row, one in enumerate(histories):
+        alone = await local.infer("sequence_encoder-t", SEQUENCE_ENCODER, sequence_inputs([one]), timeout_s=30)
+        np.testing.assert_allclose(together["vector"][row], alone["vector"][0], atol=1e-4)
+
+
 async def test_a_loaded_ranker_scores_every_row(runtime: Runtime) -> None:
     """The scores are the model's, one a row, in order, for one row and for many."""
     await runtime.load("ranker-sum", RANKER, linear_ranker())
@@ -77,7 +95,9 @@ async def test_a_loaded_ranker_scores_every_row(runtime: Runtime) -> None:
         outputs = await runtime.infer("ranker-sum", RANKER, given, timeout_s=30)
         assert outputs["scores"].shape == (rows,)
         assert outputs["scores"].dtype == np.float32
-        np.testing.assert_allclose(outputs["scores"], given["features"] @ np.arange(FEATURES, dtype=np.float32), atol=1e-4)
+        wanted = given["features"].astype(np.float64) @ np.arange(FEATURES)
+        np.testing.assert_allclose(outputs["scores"], wanted, atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(outputs["probability"], 1 / (1 + np.exp(-wanted)), atol=1e-4)
 
 
 async def test_the_text_encoder_answers_unit_vectors(runtime: Runtime, encoder: BuiltEncoder) -> None:
@@ -108,7 +128,7 @@ async def test_concurrent_calls_keep_their_own_answers(runtime: Runtime) -> None
     given = [features(rows, seed=rows) for rows in range(1, 40)]
     answers = await asyncio.gather(*(runtime.infer("ranker-many", RANKER, each, timeout_s=60) for each in given))
     for each, answer in zip(given, answers, strict=True):
-        np.testing.assert_allclose(answer["scores"], each["features"] @ np.arange(FEATURES, dtype=np.float32), atol=1e-4)
+        np.testing.assert_allclose(answer["scores"], each["features"] @ np.arange(FEATURES, dtype=np.float32), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +191,7 @@ async def test_loading_a_name_again_replaces_the_model(runtime: Runtime) -> None
     await runtime.load("ranker-new", RANKER, linear_ranker(2.0))
     await busy
     outputs = await runtime.infer("ranker-new", RANKER, given, timeout_s=30)
-    np.testing.assert_allclose(outputs["scores"], 2 * given["features"] @ np.arange(FEATURES, dtype=np.float32), atol=1e-4)
+    np.testing.assert_allclose(outputs["scores"], 2 * given["features"] @ np.arange(FEATURES, dtype=np.float32), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

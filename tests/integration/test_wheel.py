@@ -67,7 +67,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:
 def test_the_installed_settings_find_the_model_repository(installed: Path) -> None:
     """Where no checkout is near, the shipped configurations are those of the wheel."""
     output, errors = _run(installed, "-c", _MODELS).communicate()
-    assert output.split() == ["ranker", "text_encoder"], errors
+    assert output.split() == ["ranker", "sequence_encoder", "text_encoder"], errors
 
 
 async def test_an_installed_server_migrates_and_serves(installed: Path, parts: Parts, encoder: BuiltEncoder) -> None:

@@ -31,6 +31,8 @@ _LONGEST = 30
 """Steps back that an input reaches; 0.8 ** 30 is a thousandth."""
 
 _RIDGE = 10.0
+_ROWS = 131_072
+"""Places or items worked on at once: some 200 MB."""
 _ROUNDS = 4
 _SPARE = 32
 
@@ -46,25 +48,40 @@ class Factors:
 def fit_factors(interactions: Interactions, *, seed: int = 0) -> Factors:
     """Returns factors such that unit(sum of weight * incoming) . outgoing estimates the chance that an item comes next.
 
-    Cost: about 60 * E * D * 8 multiplications and 4 * E * 30 * 8 bytes. Too few users for D directions leave the rest zero.
+    Cost: about 60 * E * D * 8 multiplications, 4 * E * 30 * 8 bytes, and two (N, D) arrays beside the result where every item has come
+    before another. Too few users for D directions leave the rest zero.
     """
     items = interactions.item_count
     inputs, targets = _places(interactions)
-    none = np.zeros((items, VIEW_DIMENSIONS), np.float32)
+    incoming, outgoing = (np.zeros((items, VIEW_DIMENSIONS), np.float32) for _ in range(2))
     if inputs.shape[0] == 0:
-        return Factors(none, none)
+        return Factors(incoming, outgoing)
     popularity = np.maximum(np.bincount(interactions.items, minlength=items), 1).astype(np.float32)
     damping = (popularity**-0.5).astype(np.float32)
     basis = _leading_directions(_unit_rows((inputs @ sp.diags(damping)).tocsr()), min(VIEW_DIMENSIONS, items), seed)  # (N, D')
-    incoming = damping[:, None] * basis
-    projected = inputs @ incoming  # (E, D')
-    projected /= np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-9)
-    gram = projected.T @ projected + _RIDGE * np.eye(projected.shape[1], dtype=np.float32)
-    wanted = sp.csr_matrix((np.ones(len(targets), np.float32), (targets, np.arange(len(targets)))), shape=(items, len(targets)))
-    outgoing = np.linalg.solve(gram, (wanted @ projected).T).T  # (N, D')
-    width = VIEW_DIMENSIONS - basis.shape[1]
-    padded = (np.pad(side, ((0, 0), (0, width))).astype(np.float32) for side in (incoming, outgoing))
-    return Factors(*padded)
+    width = basis.shape[1]
+    np.multiply(basis, damping[:, None], out=incoming[:, :width])
+    del basis
+    _regress(inputs, targets, incoming[:, :width], outgoing[:, :width])
+    return Factors(incoming, outgoing)
+
+
+def _regress(inputs: sp.csr_matrix, targets: NDArray[np.int64], incoming: FloatArray, outgoing: FloatArray) -> None:
+    """Writes the ridge solution, (N, D'), to `outgoing`, which holds zeros."""
+    order = np.argsort(targets, kind="stable")  # the places of a block then concern neighbouring rows only
+    gram = _RIDGE * np.eye(incoming.shape[1], dtype=np.float32)
+    for part in _parts(len(order)):
+        places = order[part.start : part.stop]
+        projected = inputs[places] @ incoming  # (block, D')
+        projected /= np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-9)
+        gram += projected.T @ projected
+        first, last = int(targets[places[0]]), int(targets[places[-1]]) + 1
+        shape = (last - first, len(places))
+        wanted = sp.csr_matrix((np.ones(len(places), np.float32), (targets[places] - first, np.arange(len(places)))), shape=shape)
+        outgoing[first:last] += wanted @ projected
+    for part in _parts(len(outgoing)):
+        block = outgoing[part.start : part.stop]
+        block[:] = np.linalg.solve(gram, block.T).T
 
 
 def _places(interactions: Interactions) -> tuple[sp.csr_matrix, NDArray[np.int64]]:
@@ -91,16 +108,37 @@ def _unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _leading_directions(matrix: sp.csr_matrix, rank: int, seed: int) -> FloatArray:
-    """Returns the leading right singular vectors, float32, (N, rank), by subspace iteration on the item side, whose size is the smaller."""
+    """Returns the leading right singular vectors, float32, (N, at most rank), by subspace iteration on the item side.
+
+    Columns without an entry are zero in all of them and left out of the work: of a large catalogue much was never touched.
+    """
+    items = matrix.shape[1]
+    used = np.unique(matrix.indices)
+    matrix = matrix if len(used) == items else matrix[:, used]
+    width = min(rank + _SPARE, len(used))
     generator = np.random.default_rng(seed)
-    width = min(rank + _SPARE, matrix.shape[1])
-    transposed = matrix.T.tocsr()
-    basis = generator.standard_normal((matrix.shape[1], width)).astype(np.float32)
+    basis = np.concatenate([generator.standard_normal((len(rows), width)).astype(np.float32) for rows in _parts(len(used))])
     basis, _ = np.linalg.qr(basis)
-    image = basis
     for _ in range(_ROUNDS):
-        image = transposed @ (matrix @ basis)
+        image = _gram_times(matrix, basis)
+        del basis  # as large as the image, and QR takes two more
         basis, _ = np.linalg.qr(image)
-    small = basis.T @ (transposed @ (matrix @ basis))
+    small = basis.T @ _gram_times(matrix, basis)
     _, vectors = np.linalg.eigh((small + small.T) / 2)
-    return np.ascontiguousarray((basis @ vectors[:, ::-1])[:, :rank], np.float32)
+    found = np.zeros((items, min(rank, width)), np.float32)
+    for rows in _parts(len(used)):
+        found[used[rows.start : rows.stop]] = (basis[rows.start : rows.stop] @ vectors[:, ::-1])[:, :rank]
+    return found
+
+
+def _gram_times(matrix: sp.csr_matrix, basis: FloatArray) -> FloatArray:
+    """Returns matrix.T @ matrix @ basis, holding a block of rows of the inner product at a time."""
+    total = np.zeros_like(basis)
+    for rows in _parts(matrix.shape[0]):
+        block = matrix[rows.start : rows.stop]
+        total += block.T @ (block @ basis)
+    return total
+
+
+def _parts(count: int) -> list[range]:
+    return [range(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]

@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -56,12 +57,20 @@ async def _encode_chunk(encoder: TextEncoder, texts: list[str], cache_dir: Path 
     if path.exists():
         return _read(path, len(texts))
     vectors = (await encoder.embed(texts, deadline=time.monotonic() + _PATIENCE_S)).vectors
+    with suppress(OSError):  # a cache that is full or closed costs time in the next run, not this one
+        _keep(path, vectors)
+    return vectors
+
+
+def _keep(path: Path, vectors: FloatArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    with unfinished.open("wb") as handle:
-        np.save(handle, vectors)
-    unfinished.replace(path)
-    return vectors
+    try:
+        with unfinished.open("wb") as handle:
+            np.save(handle, vectors)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _read(path: Path, texts: int) -> FloatArray:

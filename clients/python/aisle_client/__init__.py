@@ -24,6 +24,7 @@ from aisle_client.errors import (
     UnimplementedError,
 )
 from aisle_client.retries import Backoff
+from aisle_client.tls import tls_credentials
 
 __all__ = [
     "AbortedError",
@@ -45,4 +46,5 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "UserEmbedding",
+    "tls_credentials",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
 from array import array
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -52,6 +53,7 @@ from aisle.v1 import (
 from aisle.v1 import (
     vector_service_pb2_grpc as vector_grpc,
 )
+from aisle_client.errors import UnavailableError, typed_error
 from aisle_client.retries import Backoff, call_with_retries
 
 _Request = TypeVar("_Request", bound=Message)
@@ -117,7 +119,7 @@ class AisleClient:
         key: API key. Empty: none is sent, which a server on loopback may accept.
         timeout_s: Deadline of a call that names none, retries included.
         backoff: When failed calls are sent again.
-        credentials: For TLS, such as `grpc.ssl_channel_credentials()`. None: plain text.
+        credentials: For TLS, such as `tls_credentials(ca="ca.pem")`. None: plain text.
         options: Channel arguments beyond ours, such as `[("grpc.max_receive_message_length", 16 << 20)]`.
     """
 
@@ -237,6 +239,31 @@ class AisleClient:
         """Returns a page's content for a user: hero, recommendations, calls to action."""
         return await self._call(self._personalization.GeneratePersonalization, request, timeout_s)
 
+    async def watch_personalization(
+        self,
+        user_id: str,
+        *,
+        content_types: Iterable[str] = (),
+        current_page: str = "",
+        max_results: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[personalization.WatchPersonalizationResponse]:
+        """Yields the user's page as it is now, and anew whenever more is known of the user. Not retried: watch again on `UnavailableError`.
+
+        `timeout_s` bounds the whole watch; None: it lasts until the iteration ends.
+        """
+        request = personalization.WatchPersonalizationRequest(
+            user=_named("users", user_id), content_types=content_types, current_page=current_page, max_results=max_results
+        )
+        states = self._personalization.WatchPersonalization(request, timeout=timeout_s, metadata=self._metadata)
+        try:
+            async for state in states:
+                yield state
+        except aio.AioRpcError as error:
+            raise typed_error(error) from error
+        finally:
+            states.cancel()
+
     async def get_user_profile(
         self, user_id: str, *, consistency_token: str = "", timeout_s: float | None = None
     ) -> personalization.UserProfile:
@@ -306,6 +333,50 @@ class AisleClient:
         for one in request.events:
             one.event_id = one.event_id or str(uuid.uuid4())
         return await self._call(self._event.IngestEvents, request, timeout_s)
+
+    async def stream_events(
+        self, batches: AsyncIterable[Sequence[event.Event]], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[event.StreamEventsResponse, None]:
+        """Hands over batches of 1 to 1000 events by one call and yields the answer to each, in their order; once it comes they are safe.
+
+        `batches` is read as the server takes them, a few ahead of their answers. Events without an id are given one in place, so that a
+        batch which is sent again counts once. An answer with `error` set does not acknowledge its batch; the stream goes on.
+        Not retried: on `UnavailableError` send what was not answered by another stream. What `batches` raises ends the stream, and comes
+        out here.
+
+        `timeout_s` bounds the whole stream; None: it lasts until `batches` and their answers end, or the iteration does.
+        """
+        faults: list[Exception] = []
+
+        async def requests() -> AsyncGenerator[event.StreamEventsRequest, None]:
+            number = 0
+            try:
+                async for batch in batches:
+                    number += 1
+                    for one in batch:
+                        one.event_id = one.event_id or str(uuid.uuid4())
+                    yield event.StreamEventsRequest(events=batch, request_id=str(number))
+            except Exception as fault:
+                faults.append(fault)
+                raise
+
+        answers = self._event.StreamEvents(requests(), timeout=timeout_s, metadata=self._metadata)
+        try:
+            async for answer in answers:
+                yield answer
+        except aio.AioRpcError as error:
+            # Where the server ends a call that is being written, gRPC may know the failure of the write alone.
+            if error.code() is grpc.StatusCode.INTERNAL and "SendMessageOperation" in (error.debug_error_string() or ""):
+                message = "the stream ended while a batch was sent; send what was not answered by another stream"
+                raise UnavailableError(message, code=grpc.StatusCode.UNAVAILABLE) from error
+            raise typed_error(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if faults and not (task and task.cancelling()):  # the channel cancels a call whose requests fail
+                raise faults[0] from None
+            raise
+        finally:
+            answers.cancel()
 
     async def track(
         self,

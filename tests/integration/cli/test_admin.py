@@ -55,3 +55,22 @@ def test_migrate_reports_what_it_applied(aisle: Aisle) -> None:
     assert gone.returncode == 1
     assert gone.stderr.startswith("aisle: database: cannot be reached")
     assert gone.stderr.count("\n") == 1
+
+
+def test_a_tenants_lists_are_shaped_from_the_command_line(aisle: Aisle, tenant_id: TenantId) -> None:
+    """What is set stays until it is set again or reset; `show` and `list` tell it, and what is left to the servers."""
+    made = aisle("tenants", "shape", tenant_id, "--diversity", "0.2", "--vendor-cap", "3", "--booked-event-types", "", "--json")
+    assert json.loads(made.stdout) == {"tenant_id": tenant_id, "shaping": {"diversity": 0.2, "vendor_cap": 3, "booked_event_types": ""}}
+    changed = aisle("tenants", "shape", tenant_id, "--vendor-cap", "2", "--reset", "booked-event-types")
+    assert {("vendor-cap", "2"), ("diversity", "0.2")} <= {tuple(line.split(maxsplit=1)) for line in changed.stdout.splitlines()}
+    shown = aisle("tenants", "show", tenant_id).stdout
+    assert shown.startswith(f"tenant {tenant_id}, created ")
+    assert "as AISLE_EXPLORATION of the server" in shown
+    assert json.loads(aisle("tenants", "show", tenant_id, "--json").stdout)["shaping"] == {"diversity": 0.2, "vendor_cap": 2}
+    assert "diversity=0.2 vendor_cap=2" in aisle("tenants", "list").stdout
+    assert json.loads(aisle("tenants", "shape", tenant_id, "--exploration", "0.1", "--reset", "all", "--json").stdout)["shaping"] == {
+        "exploration": 0.1
+    }
+    unknown = aisle("tenants", "shape", "nobody", "--diversity", "0.2")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "aisle tenants create nobody" in unknown.stderr

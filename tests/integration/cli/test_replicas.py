@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
+import httpx
 import psutil
 
+from aisle.v1 import recommendation_service_pb2
+from server.demo.generate import Demo
 from server.embedded import Parts
 from server.inference import BuiltEncoder
 from server.store import Database
 from tests.eventually import eventually
+from tests.fixtures_server import SHOP
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -131,3 +138,78 @@ async def test_ctrl_c_drains_each_worker_once(parts: Parts, database: Database, 
         parent.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(parent.wait, 60) == 0
     assert "stopped before all was done" not in (tmp_path / "log").read_text()
+
+
+async def test_sighup_replaces_all_workers_and_no_call_fails(
+    parts: Parts, database: Database, encoder: BuiltEncoder, shop: Demo, tmp_path: Path
+) -> None:
+    """Under steady load on kept and on new connections of both doors, SIGHUP leaves two other workers, and every call was answered."""
+    address, grpc_address = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+    settings = {"AISLE_GRPC_ADDRESS": grpc_address, "AISLE_CONNECTION_AGE_S": "4", "AISLE_LOCAL_TENANT": SHOP}
+    user, body = f"users/{shop.users[0].user_id}", json.dumps({"maxResults": 3})
+    request = recommendation_service_pb2.RecommendItemsRequest(user=user, max_results=3).SerializeToString()
+    answered: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def by_grpc(*, anew: bool) -> None:
+        while not over.is_set():
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(grpc_address, options=options) as channel:
+                call = channel.unary_unary("/aisle.v1.RecommendationService/RecommendItems")
+                while not over.is_set():
+                    await call(request, timeout=20)
+                    answered[f"grpc, anew {anew}"] += 1
+                    if anew:
+                        break
+
+    async def by_http(*, anew: bool) -> None:
+        while not over.is_set():
+            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20) as client:
+                while not over.is_set():
+                    reply = await client.post(f"/v1/{user}:recommendItems", content=body, headers={"content-type": "application/json"})
+                    assert reply.status_code == 200, reply.text
+                    answered[f"http, anew {anew}"] += 1
+                    if anew:
+                        break
+
+    async with _workers(tmp_path, parts, address, **settings) as parent:
+        await _ready(parent)
+        await _ready(parent)
+        before = {one.pid for one in psutil.Process(parent.pid).children()}
+        callers = [asyncio.create_task(call(anew=anew)) for call in (by_grpc, by_http) for anew in (False, True) for _ in range(2)]
+        parent.send_signal(signal.SIGHUP)
+        try:
+            async with asyncio.timeout(200):
+                while "all workers replaced" not in (tmp_path / "log").read_text():
+                    await asyncio.wait(callers, timeout=0.2)
+                    assert not any(one.done() for one in callers)
+        finally:
+            over.set()
+            await asyncio.gather(*callers)
+        after = {one.pid for one in psutil.Process(parent.pid).children()}
+        assert len(after) == 2
+        assert not before & after
+        assert len(answered) == 4
+        parent.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(parent.wait, 60) == 0
+
+
+async def test_a_replacement_that_does_not_start_leaves_the_old_workers_serving(
+    parts: Parts, database: Database, encoder: BuiltEncoder, tmp_path: Path
+) -> None:
+    """With a setting in `.env` that no worker can start with, SIGHUP is answered by a line in the log, and the same two workers serve."""
+    address = f"127.0.0.1:{_free_port()}"
+    async with _workers(tmp_path, parts, address) as parent:
+        await _ready(parent)
+        await _ready(parent)
+        before = await _answering(parent, address)
+        (tmp_path / ".env").write_text("AISLE_DIVERSITY=7\n")
+        parent.send_signal(signal.SIGHUP)
+
+        async def told() -> bool:
+            return "a new worker does not serve" in (tmp_path / "log").read_text()
+
+        await eventually(told)
+        assert await _answering(parent, address) == before
+        parent.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(parent.wait, 60) == 0

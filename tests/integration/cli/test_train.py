@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from server.cli import group
 from server.domain import Event, EventId, Item, ItemId, TenantId, UserId
 from server.embedded import Parts
-from server.errors import AisleError, FailedPreconditionError, NotFoundError
+from server.errors import AisleError, FailedPreconditionError, InvalidFieldError, NotFoundError
 from server.retrieval.bundle import load_bundle
 from server.settings import Settings
 from server.store import Database
@@ -40,7 +40,7 @@ async def _aisle(*arguments: str) -> Any:
     if isinstance(result.exception, AisleError):
         raise result.exception
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return json.loads(result.stdout.splitlines()[-1])  # a server of the session may log into it meanwhile
 
 
 async def _fill(database: Database, tenant_id: TenantId, histories: dict[str, list[str]]) -> None:
@@ -62,6 +62,13 @@ async def _fill(database: Database, tenant_id: TenantId, histories: dict[str, li
 
 
 @pytest.mark.usefixtures("environment")
+async def test_goal_weights_that_cannot_be_read_are_refused_before_anything_is_trained(tenant_id: TenantId) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidFieldError, match="goal_weights"):
+        await _aisle("train", "--tenant", tenant_id, "--goal-weights", "book=plenty")
+
+
+@pytest.mark.usefixtures("environment")
 async def test_a_tenant_is_trained_promoted_and_rolled_back(database: Database, tenant_id: TenantId, tmp_path: Path) -> None:
     """The bundle beats popularity, serves after the gate, is stored whole, and gives way to the one before on rollback."""
     await _fill(database, tenant_id, two_camps(users=120))
@@ -75,7 +82,7 @@ async def test_a_tenant_is_trained_promoted_and_rolled_back(database: Database, 
         assert await items_without_vector(connection, load_bundle(tmp_path).text_model, 10) == []
     assert load_bundle(tmp_path).bundle_id == live.bundle_id == report["bundle"]
 
-    second = await _aisle("train", "--tenant", tenant_id)
+    second = await _aisle("train", "--tenant", tenant_id, "--no-sequential")
     assert second["state"] == "EVALUATED"
     assert (await _aisle("bundles", "promote", f"bundles/{second['bundle']}", "--tenant", tenant_id))["state"] == "LIVE"
     assert (await _aisle("bundles", "rollback", "--tenant", tenant_id))["bundle"] == report["bundle"]
@@ -83,6 +90,9 @@ async def test_a_tenant_is_trained_promoted_and_rolled_back(database: Database, 
     assert listed == {report["bundle"]: "LIVE", second["bundle"]: "RETIRED"}
     shown = await _aisle("bundles", "show", report["bundle"], "--tenant", tenant_id)
     assert shown["manifest"]["lineage"]["events"] == 720
+    page = tmp_path / "page.html"
+    assert (await _aisle("bundles", "show", report["bundle"], "--tenant", tenant_id, "--report", str(page)))["bundle"] == report["bundle"]
+    assert page.read_bytes() == (tmp_path / "report.html").read_bytes()
 
 
 @pytest.mark.usefixtures("environment")

@@ -130,6 +130,7 @@ async def client(app: Gateway) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
+@pytest.mark.feature("in-process")
 async def test_a_get_is_a_call(client: httpx.AsyncClient) -> None:
     """A path becomes a request and the reply JSON; metadata of the reply becomes headers."""
     reply = await client.get("/v1/shelves/1/books/a%2Fb")
@@ -139,6 +140,7 @@ async def test_a_get_is_a_call(client: httpx.AsyncClient) -> None:
     assert reply.json() == {"name": "shelves/1/books/a%2Fb", "title": "Emma", "pageCount": "474"}
 
 
+@pytest.mark.feature("bindings", "response-body", "http-body")
 async def test_additional_bindings_response_bodies_and_raw_bodies(client: httpx.AsyncClient) -> None:
     """Each binding answers; `response_body` is the whole reply; HttpBody goes through as bytes."""
     assert (await client.get("/v1/books/x%2Fy")).json()["name"] == "x/y"
@@ -148,6 +150,7 @@ async def test_additional_bindings_response_bodies_and_raw_bodies(client: httpx.
     assert (await client.post("/v1/shelves/1/books/2:archive", content=b"")).json() == {}
 
 
+@pytest.mark.feature("headers", "tracing")
 async def test_headers_become_metadata(client: httpx.AsyncClient, dispatcher: LibraryDispatcher) -> None:
     """The headers that mean something reach the call; the request id comes back; others stay behind."""
     headers = {
@@ -178,6 +181,7 @@ async def test_headers_become_metadata(client: httpx.AsyncClient, dispatcher: Li
 
 
 @pytest.mark.parametrize("sent", ["", "x" * 129, "\x7f"])
+@pytest.mark.feature("tracing")
 async def test_a_request_without_a_usable_id_gets_one(client: httpx.AsyncClient, dispatcher: LibraryDispatcher, sent: str) -> None:
     """The id that the log has is the one the caller sees."""
     reply = await client.get("/v1/shelves/1/books/2", headers={"x-request-id": sent})
@@ -208,6 +212,7 @@ async def test_only_direct_callers_of_this_machine_are_loopback(
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2S", 2.0), ("1500m", 1.5), ("1M", 60.0), ("1H", 3600.0), ("90000000u", 90.0)])
+@pytest.mark.feature("deadline")
 async def test_grpc_timeout_sets_the_deadline(client: httpx.AsyncClient, dispatcher: LibraryDispatcher, text: str, seconds: float) -> None:
     """The header's time, in any of gRPC's units, is the call's deadline."""
     before = time.monotonic()
@@ -217,6 +222,7 @@ async def test_grpc_timeout_sets_the_deadline(client: httpx.AsyncClient, dispatc
 
 
 @pytest.mark.parametrize("text", ["", "5", "S", "-1S", "5 S", "999999999S", "1.5S", "5s"])
+@pytest.mark.feature("deadline")
 async def test_a_malformed_grpc_timeout_is_refused(client: httpx.AsyncClient, text: str) -> None:
     """A timeout that does not parse is a 400 that names the header."""
     reply = await client.get("/v1/shelves/1/books/2", headers={"grpc-timeout": text})
@@ -240,10 +246,11 @@ async def test_a_malformed_grpc_timeout_is_refused(client: httpx.AsyncClient, te
         ("POST", "/v1/echo", b" " * (LIMIT + 1), {}, 413, "INVALID_ARGUMENT", f"larger than {LIMIT} bytes"),
         ("POST", "/v1/echo", b"a=b", {"content-type": "application/x-www-form-urlencoded"}, 415, "INVALID_ARGUMENT", "application/json"),
         ("POST", "/v1/echo", b"{}", {"content-type": "application/json; charset=utf-16"}, 415, "INVALID_ARGUMENT", "send UTF-8"),
-        ("POST", "/v1/echo", b"{}", {"content-encoding": "gzip"}, 415, "INVALID_ARGUMENT", "send the body as it is"),
-        ("GET", "/v1/shelves/1/books/2:watch", b"", {}, 501, "UNIMPLEMENTED", "streams, which this HTTP door does not offer"),
+        ("POST", "/v1/echo", b"{}", {"content-encoding": "br"}, 415, "INVALID_ARGUMENT", "send gzip, deflate, or the body as it is"),
+        ("POST", "/v1/echo", b"{}", {"content-encoding": "gzip"}, 400, "INVALID_ARGUMENT", "is not gzip, as content-encoding says"),
     ],
 )
+@pytest.mark.feature("errors")
 async def test_bad_requests_get_a_status(
     client: httpx.AsyncClient, method: str, path: str, body: bytes, headers: dict[str, str], status: int, code: str, words: str
 ) -> None:
@@ -256,6 +263,7 @@ async def test_bad_requests_get_a_status(
     assert reply.json()["details"][0]["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
 
 
+@pytest.mark.feature("limits")
 async def test_a_body_of_unknown_length_is_limited_too(client: httpx.AsyncClient) -> None:
     """A chunked body is refused once it passes the limit."""
 
@@ -284,6 +292,7 @@ async def test_a_body_that_does_not_say_json_is_refused(client: httpx.AsyncClien
 @pytest.mark.parametrize(
     "headers", [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.test"}, {"origin": "null"}]
 )
+@pytest.mark.feature("cors")
 async def test_pages_of_other_sites_need_a_key(client: httpx.AsyncClient, dispatcher: LibraryDispatcher, headers: dict[str, str]) -> None:
     """A call without a key that a browser on this machine sends for another site is refused; with a key it is answered."""
     refused = await client.post("/v1/shelves/1/books/2:archive", headers=headers)
@@ -316,6 +325,7 @@ async def test_head_is_get_without_a_body(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("code", "http_status"), sorted(HTTP_STATUS.items())[1:])
+@pytest.mark.feature("errors")
 async def test_codes_map_to_http_as_in_grpc_gateway(
     client: httpx.AsyncClient, dispatcher: LibraryDispatcher, code: int, http_status: int
 ) -> None:
@@ -335,6 +345,7 @@ async def test_codes_map_to_http_as_in_grpc_gateway(
     assert reply.headers["x-request-id"]
 
 
+@pytest.mark.feature("errors")
 async def test_details_say_which_field_and_when_to_retry(client: httpx.AsyncClient, dispatcher: LibraryDispatcher) -> None:
     """BadRequest and RetryInfo are written out, and HTTP's own headers say the same."""
     dispatcher.error = CallError(status_of(InvalidFieldError("user", "must not be empty")))
@@ -389,6 +400,7 @@ async def test_health_metrics_reference_and_pages(client: httpx.AsyncClient, dis
     assert (await client.get("/")).text == "hello"
 
 
+@pytest.mark.feature("cancel")
 async def test_a_client_that_leaves_cancels_its_call(app: Gateway, dispatcher: LibraryDispatcher) -> None:
     """Disconnecting cancels the handler and sends nothing, and the gateway's own task ends normally."""
     body = json.dumps({"stringField": "wait"}).encode()

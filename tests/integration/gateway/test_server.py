@@ -101,7 +101,7 @@ async def test_calls_go_through_to_any_grpc_server() -> None:
     async with upstream_server() as (upstream, address), forwarding_gateway(address) as client:
         reply = await client.post("/v1/echo", json={"int64Field": "5", "childMap": {"a": {}}}, headers={"authorization": "Bearer k"})
         assert reply.json() == {"int64Field": "5", "childMap": {"a": {}}}
-        assert reply.headers["x-upstream"] == "yes"
+        assert reply.headers["grpc-metadata-x-upstream"] == "yes"
         assert upstream.metadata["authorization"] == "Bearer k"
         assert upstream.metadata["x-forwarded-for"] == "127.0.0.1"
         assert (await client.get("/v1/shelves/1/books/2")).json() == {"name": "shelves/1/books/2"}
@@ -113,6 +113,7 @@ async def test_calls_go_through_to_any_grpc_server() -> None:
         assert (await client.get("/healthz/ready")).status_code == 200
 
 
+@pytest.mark.feature("deadline", "cancel")
 async def test_the_deadline_and_a_leaving_client_reach_the_upstream() -> None:
     """The call ends with the caller's deadline, or when the caller goes."""
     async with upstream_server() as (upstream, address), forwarding_gateway(address) as client:
@@ -135,6 +136,7 @@ async def test_an_upstream_that_is_down_is_unavailable() -> None:
             assert (await client.get("/healthz/ready")).status_code == 503
 
 
+@pytest.mark.feature("hostile-paths")
 async def test_the_port_takes_a_path_of_sixty_four_thousand_slashes() -> None:
     """A hostile path over a socket is a plain 404."""
     async with upstream_server() as (_, address), forwarding_gateway(address) as client:

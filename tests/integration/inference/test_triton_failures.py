@@ -78,7 +78,7 @@ class Load:
                     assert abs(float(np.linalg.norm(result.vectors[0])) - 1) < 1e-4
                     runtime = result.runtime
                 else:
-                    scores, runtime = await self._inference.ranker.score("ranker-b", features, deadline=deadline)
+                    scores, _, runtime = await self._inference.ranker.score("ranker-b", features, deadline=deadline)
                     assert scores.tolist() == [number * sum(range(FEATURES))] * 3
             except BaseException as error:  # noqa: BLE001  # each is a finding
                 self.failures.append(error)

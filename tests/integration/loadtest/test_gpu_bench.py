@@ -23,11 +23,12 @@ def test_both_ways_are_measured_on_one_index() -> None:
     view = filled(50_001, 16).view()
     assert view.codes is not None
     scan = GpuScan(faiss.IndexFlatIP(16))
-    scan.extend(view.store.vectors[: view.slots])
+    scan.extend(view.store.vectors.part(0, view.slots))
     flat, coded = replace(view, codes=replace(view.codes, gpu=scan)), without_gpu(view)
     assert coded.codes is not None
     assert coded.codes.gpu is None
-    queries = view.store.vectors[np.random.default_rng(1).integers(0, view.slots, (8, 4))].mean(axis=1)
+    rng = np.random.default_rng(1)
+    queries = np.stack([view.vectors(rng.integers(0, view.slots, 4)).mean(axis=0) for _ in range(8)])
     first, second = measured((flat, coded), queries, exact_best(view, queries), batch=4, rounds=2)
     assert first.recall == 1
     assert second.recall >= 0.9  # eight queries; calibration promises a mean

@@ -285,7 +285,7 @@ def stopped(program: str) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
-async def test_a_hung_postgres_takes_its_share_of_the_deadline_and_no_more(fragile: Fragile) -> None:
+async def test_with_postgres_hung_everybody_is_answered_in_time(fragile: Fragile) -> None:
     """With all of Postgres stopped, strangers are answered in time, known users from the caches; both doors stay ready."""
     with stopped("postgres"):
         answers = await asyncio.gather(
@@ -303,6 +303,40 @@ async def test_a_hung_postgres_takes_its_share_of_the_deadline_and_no_more(fragi
     assert serving_by_grpc == "SERVING"
     assert after.items
     await recovered(fragile)
+
+
+async def test_a_hung_redis_refuses_events_and_what_was_refused_counts_once(fragile: Fragile) -> None:
+    """With Redis stopped an event is UNAVAILABLE with a time to come back, not late; sent again once Redis runs it is stored, once."""
+    user = f"users/{uuid.uuid4().hex}"
+    request = events.IngestEventsRequest(events=[events.Event(event_id=uuid.uuid4().hex, user=user, item="items/any", event_type="view")])
+
+    async def send() -> None:
+        await fragile.door.call("EventService/IngestEvents", request, events.IngestEventsResponse, timeout_s=60)
+
+    with stopped("redis-server"):
+        for _ in range(2):  # the first one waits for Redis, the second finds it hung
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await send()
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert b"google.rpc.RetryInfo" in dict(refused.value.trailing_metadata())["grpc-status-details-bin"]
+
+    async def accepted() -> bool:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await send()
+            return True
+        return False
+
+    await eventually(accepted)
+    async with open_database(fragile.parts.database_url, max_connections=2) as database:
+
+        async def stored() -> int:
+            async with database.tenant(SHOP) as connection:
+                return int(await connection.fetchval("SELECT count(*) FROM events WHERE user_id = $1", user.removeprefix("users/")))
+
+        await eventually(stored)
+        await fragile.door.call("EventService/IngestEvents", request, events.IngestEventsResponse, timeout_s=60)
+        await recovered(fragile)
+        assert await stored() == 1
 
 
 async def viewed(door: Door, user: str) -> str:

@@ -12,8 +12,9 @@ from aisle.v1 import event_service_pb2 as events
 from aisle.v1 import item_service_pb2 as items
 from aisle.v1 import recommendation_service_pb2 as pb
 from server.demo.generate import Demo
-from server.domain import TenantId
+from server.domain import Item, ItemId, TenantId
 from server.store import Database
+from server.store.items import upsert_items
 from tests.eventually import eventually
 from tests.fixtures_server import Door, new_key
 
@@ -41,6 +42,32 @@ async def test_both_doors_give_the_same_list(door: Door) -> None:
     assert (by_rest["rung"], by_grpc.rung) == ("FULL", pb.Ladder.FULL)
     assert by_grpc.bundle.startswith("bundles/b-")
     assert len(by_grpc.items) == 10
+
+
+async def test_scores_have_probabilities_at_both_doors(door: Door) -> None:
+    """Every ranked item has the ranker's probability, which never rises down the list, computed, cached or explained; no other item has."""
+    user = f"users/{uuid.uuid4().hex}"
+    first, cached = await recommend(door, user=user, max_results=10), await recommend(door, user=user, max_results=10)
+    chances = [one.probability for one in first.items]
+    assert (cached.cached, len(chances)) == (True, 10)
+    assert all(one.HasField("probability") and 0 <= one.probability <= 1 for one in first.items)
+    assert chances == sorted(chances, reverse=True)
+    assert chances[0] > 0
+    assert [one.probability for one in cached.items] == chances
+    assert [one.probability for one in (await recommend(door, user=user, max_results=10, explain=True)).items] == chances
+    by_rest = (await door.rest("POST", f"/v1/{user}:recommendItems", json={"maxResults": 10})).json()
+    assert [one["probability"] for one in by_rest["items"]] == chances
+    page = (await door.rest("POST", "/v1/personalization:generate", json={"userId": user.removeprefix("users/")})).json()
+    shown = page["personalizedContent"]["recommendations"]
+    assert shown
+    assert all(0 <= one["probability"] <= 1 for one in shown)
+
+    asked = [*(one.item for one in first.items), "items/none"]
+    ranked = await door.call("RecommendationService/RankItems", pb.RankItemsRequest(user=user, items=asked), pb.RankItemsResponse)
+    assert [one.HasField("probability") for one in ranked.items] == [True] * 10 + [False]
+    by_rest = (await door.rest("POST", f"/v1/{user}:rankItems", json={"items": asked})).json()
+    assert [one.get("probability") for one in by_rest["items"][:-1]] == [one.probability for one in ranked.items[:-1]]
+    assert "probability" not in by_rest["items"][-1]
 
 
 async def test_reasons_add_words_to_numbers(door: Door) -> None:
@@ -101,6 +128,23 @@ async def test_an_empty_catalogue_gives_an_empty_list(door: Door, database: Data
     assert not reply.items
     assert reply.rung == pb.Ladder.NO_RANKER
     assert "aisle train" in reply.rung_reason
+
+
+async def test_without_a_ranker_nothing_is_said_of_probabilities(door: Door, database: Database, tenant_id: TenantId) -> None:
+    """Items of a tenant without bundle, and similar items of any, have a score and no probability; the record has none."""
+    async with database.tenant(tenant_id) as connection:
+        await upsert_items(connection, [Item(item_id=ItemId("barn"), title="A barn")])
+    key = await new_key(database, tenant_id)
+    reply = await door.call("RecommendationService/RecommendItems", pb.RecommendItemsRequest(user=USER), pb.RecommendItemsResponse, key=key)
+    assert [(one.item, one.HasField("probability")) for one in reply.items] == [("items/barn", False)]
+
+    async def written() -> bool:
+        return (await door.rest("GET", f"/v1/{reply.decision}", key=key)).status_code == 200
+
+    await eventually(written)
+    assert "probabilities" not in (await door.rest("GET", f"/v1/{reply.decision}", key=key)).json()
+    similar = await door.rest("GET", f"/v1/{names(await recommend(door))[0]}:similar")
+    assert not any("probability" in one for one in similar.json()["items"])
 
 
 async def test_a_token_makes_the_next_list_see_the_event(door: Door) -> None:
@@ -195,6 +239,7 @@ async def test_decisions_can_be_read_back(door: Door) -> None:
     record = await door.call("RecommendationService/GetDecision", pb.GetDecisionRequest(name=reply.decision), pb.Decision)
     assert list(record.items) == names(reply)
     assert list(record.propensities) == [1.0] * 7
+    assert list(record.probabilities) == [one.probability for one in reply.items]
     assert (record.user, record.rung, record.bundle) == (USER, reply.rung, reply.bundle)
 
 

@@ -34,19 +34,19 @@ async def test_a_catalogue_is_served_from_its_snapshot_while_the_database_is_awa
     repository = Settings().model_repository
     bundles, snapshots = tmp_path / "bundles", Snapshots(tmp_path / "snapshots")
     async with open_inference(triton_url="", encoder=encoder, model_repository=repository, threads=1, runtime="local") as inference:
-        first = Catalogues(database, inference.encoder, inference.ranker, BundleFolder(database, bundles), snapshots)
+        first = Catalogues(database, inference, BundleFolder(database, bundles), snapshots)
         before = await first.get(SHOP)
         await asyncio.to_thread(snapshots.save, before, inference.encoder.version)
         await first.close()
         away = _Away()
-        second = Catalogues(away, inference.encoder, inference.ranker, BundleFolder(away, bundles), snapshots)  # type: ignore[arg-type]  # stands for an outage
+        second = Catalogues(away, inference, BundleFolder(away, bundles), snapshots)  # type: ignore[arg-type]  # stands for an outage
         after = await second.get(SHOP)
         await second.refresh(SHOP, deadline=time.monotonic() + 1)
         await second.close()
         assert [item.item_id for item in after.index] == [item.item_id for item in before.index]
         assert after.bundle_id == before.bundle_id != ""
         assert after.content.keys() == before.content.keys() != set()
-        third = Catalogues(away, inference.encoder, inference.ranker, BundleFolder(away, bundles), Snapshots(tmp_path / "none"))  # type: ignore[arg-type]  # as above
+        third = Catalogues(away, inference, BundleFolder(away, bundles), Snapshots(tmp_path / "none"))  # type: ignore[arg-type]  # as above
         with pytest.raises(UnavailableError):
             await third.get(SHOP)
         await third.close()

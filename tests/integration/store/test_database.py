@@ -1,8 +1,10 @@
 import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
 
+import asyncpg
 import numpy as np
 import pytest
 
@@ -57,6 +59,26 @@ async def test_a_cancelled_query_gives_its_connection_back(database: Database) -
     await asyncio.gather(*tasks, return_exceptions=True)
     async with database.system(timeout_s=10) as connection:
         assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_pooled_connection_that_died_unnoticed_is_replaced(database: Database, tenant_id: TenantId) -> None:
+    """Connections that the server closed while they lay in the pool cost no caller an error."""
+
+    async def kill_all() -> None:
+        admin = await asyncpg.connect(database._url)
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'aisle'")
+        await admin.close()
+
+    async def read() -> int:
+        async with database.tenant(tenant_id) as connection:
+            await connection.execute("SELECT pg_sleep(0.05)")  # so that each needs a connection of its own
+            return await count_items(connection)
+
+    await asyncio.gather(*(read() for _ in range(5)))
+    killer = threading.Thread(target=asyncio.run, args=(kill_all(),))
+    killer.start()
+    killer.join()  # blocks the loop: it cannot see the connections end before they are used again
+    assert await asyncio.gather(*(read() for _ in range(5))) == [0] * 5
 
 
 async def test_a_full_pool_is_unavailable_when_the_callers_time_is_up(database: Database) -> None:

@@ -109,6 +109,7 @@ async def test_a_tenant_sees_and_changes_no_row_of_another(database: Database, t
         "INSERT INTO api_keys (tenant_id, key_id, key_hash, scopes) VALUES ($1, 'k', decode(repeat('00', 32), 'hex'), '{admin}')",
         "INSERT INTO event_keys (tenant_id, event_id) VALUES ($1, 'planted')",
         "INSERT INTO audit_log (tenant_id, actor, action, resource, details) VALUES ($1, 'a', 'b', 'c', '{}')",
+        "INSERT INTO tenant_shaping (tenant_id, exploration) VALUES ($1, 0.5)",
         "UPDATE users SET tenant_id = $1",
     ],
 )

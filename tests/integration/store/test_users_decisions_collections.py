@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.domain import BundleId, Decision, DecisionId, ItemId, Rung, TenantId, UserId
+from server.domain import BundleId, Decision, DecisionId, ItemId, Profile, Rung, TenantId, UserId
 from server.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
 from server.store import Database
 from server.store.collections import (
@@ -16,8 +16,8 @@ from server.store.collections import (
     list_collections,
     upsert_vectors,
 )
-from server.store.decisions import get_decision, insert_decisions
-from server.store.profiles import get_profile
+from server.store.decisions import ShownList, get_decision, insert_decisions, iter_shown
+from server.store.profiles import get_profile, stated_profiles
 from server.store.users import User, upsert_users
 
 
@@ -38,6 +38,37 @@ async def test_users_are_replaced_in_bulk_and_equal_ones_left_alone(database: Da
         assert await connection.fetchval("SELECT count(*) FROM users") == 2
 
 
+async def test_recommended_lists_are_read_for_training_oldest_first(database: Database, tenant_id: TenantId) -> None:
+    """Only lists that someone was shown to choose from: of RecommendItems, with two items or more; and only the tenant's own."""
+
+    def decision(name: str, method: str, minute: int, items: tuple[str, ...]) -> Decision:
+        return Decision(
+            decision_id=DecisionId(name),
+            user_id=UserId("u1"),
+            method=method,
+            decide_time=datetime(2026, 1, 2, 3, minute, tzinfo=UTC),
+            items=tuple(map(ItemId, items)),
+            scores=(0.0,) * len(items),
+            propensities=(1.0,) * len(items),
+            context={"city": "Porto"},
+        )
+
+    written = [
+        decision("d1", "RecommendItems", 9, ("a", "b")),
+        decision("d2", "RecommendItems", 5, ("c", "b", "a")),
+        decision("d3", "RecommendItems", 6, ("c",)),
+        decision("d4", "RankItems", 7, ("a", "b")),
+    ]
+    async with database.tenant(tenant_id) as connection:
+        await insert_decisions(connection, written)
+        found = [one async for one in iter_shown(connection, tenant_id, chunk=1)]
+    start = datetime(2026, 1, 2, 3, tzinfo=UTC).timestamp()
+    assert found == [
+        ShownList(UserId("u1"), (ItemId("c"), ItemId("b"), ItemId("a")), {"city": "Porto"}, start + 300),
+        ShownList(UserId("u1"), (ItemId("a"), ItemId("b")), {"city": "Porto"}, start + 540),
+    ]
+
+
 async def test_a_decision_reads_back_equal_and_is_written_once(database: Database, tenant_id: TenantId) -> None:
     """Sending a batch of decisions again adds nothing."""
     decision = Decision(
@@ -48,6 +79,7 @@ async def test_a_decision_reads_back_equal_and_is_written_once(database: Databas
         items=(ItemId("a"), ItemId("b")),
         scores=(0.1 + 0.2, -1e-300),
         propensities=(1.0, 0.25),
+        probabilities=(0.5, 0.1 + 0.2),
         candidates=(ItemId("a"), ItemId("b"), ItemId("c")),
         rung=Rung.NO_RANKER,
         bundle_id=BundleId("b-1"),
@@ -90,3 +122,16 @@ async def test_vectors_of_a_collection_change_in_order(database: Database, tenan
             await get_collection(connection, "docs")
         with pytest.raises(NotFoundError):
             await delete_collection(connection, "docs")
+
+
+async def test_stated_facts_are_read_for_training(database: Database, tenant_id: TenantId) -> None:
+    """Only users who stated something, with what they stated, at most as many as asked for."""
+    async with database.tenant(tenant_id) as connection:
+        date = datetime(2027, 6, 5, tzinfo=UTC)
+        await upsert_users(connection, [User(user_id=UserId("a"), traits={"city": "Porto"}, event_date=date), User(user_id=UserId("b"))])
+        await upsert_users(connection, [User(user_id=UserId("c"), locale="pt")])
+        assert await stated_profiles(connection, limit=10) == {
+            UserId("a"): Profile(user_id=UserId("a"), traits={"city": "Porto"}, event_date=date),
+            UserId("c"): Profile(user_id=UserId("c"), locale="pt"),
+        }
+        assert len(await stated_profiles(connection, limit=1)) == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from redis.asyncio import Redis
@@ -9,6 +10,7 @@ from server.domain import Event, TenantId, UserId
 from server.errors import InvalidFieldError, UnavailableError
 from server.stream import EventLog, connect
 from tests.event_factories import event
+from tests.eventually import eventually
 from tests.redis_server import OwnRedis
 
 ACME = TenantId("acme")
@@ -123,3 +125,28 @@ async def test_entries_that_are_gone_or_never_were_are_none(redis_client: Redis)
     """An entry that is not in the stream reads as None."""
     log = EventLog(redis_client)
     assert await log.read_entry(TenantId("nobody"), "1-1") is None
+
+
+async def test_a_redis_that_hangs_is_refused_until_it_answers(own_redis: OwnRedis) -> None:
+    """Who waits for a hung Redis is told when to come back, later callers without waiting for it; when it answers appends work again."""
+    async with connect(own_redis.url, timeout_s=60.0) as client, EventLog(client, answer_s=0.3).running() as log:
+        before = await log.append(ACME, [event(1)])
+        own_redis.pause()
+        waiting = [asyncio.create_task(log.append(ACME, [event(number)])) for number in (2, 3)]
+        for one in waiting:
+            with pytest.raises(UnavailableError, match="does not answer") as refused:
+                await one
+            assert refused.value.retry_after_s > 0
+        with pytest.raises(UnavailableError, match="does not answer"):
+            log.append(ACME, [event(4)]).send(None)  # ends in its first step
+        own_redis.resume()
+        after: list[str] = []
+
+        async def taken() -> bool:
+            with contextlib.suppress(UnavailableError):
+                after.extend(await log.append(ACME, [event(2), event(3)]))
+            return bool(after)
+
+        await eventually(taken)
+        assert await _stored(log, ACME, before) == [event(1)]
+        assert await _stored(log, ACME, after) == [event(2), event(3)]

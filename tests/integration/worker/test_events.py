@@ -14,6 +14,7 @@ from server.embedded import Parts
 from server.store import Database, open_database
 from server.store.migrate import migrate
 from server.store.profiles import get_profile
+from server.store.sequences import AppliedEvents
 from server.store.tenants import create_tenant
 from server.stream import EventLog, StreamConsumer
 from server.stream.codec import encode_event, pack
@@ -63,8 +64,8 @@ async def test_acknowledged_events_reach_the_profile_and_leave_the_stream(
     applied: list[Event] = []
     touched: list[UserId] = []
 
-    async def on_applied(_tenant_id: TenantId, events: Sequence[Event]) -> None:
-        applied.extend(events)
+    async def on_applied(_tenant_id: TenantId, told: AppliedEvents) -> None:
+        applied.extend(told.events)
 
     async def on_touched(_tenant_id: TenantId, users: Sequence[UserId]) -> None:
         touched.extend(users)

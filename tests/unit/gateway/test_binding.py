@@ -51,11 +51,23 @@ def bind(request: str, body: bytes = b"", content_type: str = "") -> Any:
         ("mask=a.fooBar,b_c", {"mask": {"paths": ["a.foo_bar", "b_c"]}}),
         ("stringWrapper=&longWrapper=5&boolWrapper=false", {"string_wrapper": {}, "long_wrapper": {"value": 5}, "bool_wrapper": {}}),
         ("optionalString=", {"optional_string": ""}),
+        ("boolField=1&manyBool=True&manyBool=f&manyBool=0", {"bool_field": True, "many_bool": [True, False, False]}),
+        ('struct={"a":[1]}&value=null&list=[true]', {"struct": {"a": [1]}, "value": {"null_value": 0}, "list": [True]}),
+        ("kind=2&manyKind=NOVEL&manyKind=7", {"kind": 2, "many_kind": [1, 7]}),
+        (
+            "bytesField=-_8&bytesWrapper=YQ==&doubleWrapper=1.5",
+            {"bytes_field": b"\xfb\xff", "bytes_wrapper": {"value": b"a"}, "double_wrapper": {"value": 1.5}},
+        ),
+        (
+            "child.child.string_field=x&child.manyInt32=1&child.manyInt32=2",
+            {"child": {"child": {"string_field": "x"}, "many_int32": [1, 2]}},
+        ),
         ("strange-name=x&from=y", {"odd_name": "x", "from": "y"}),
         ("int32Field=1&$.xgafv=2&$prettyPrint=false", {"int32_field": 1}),
         ("", {}),
     ],
 )
+@pytest.mark.feature("query", "system-parameters")
 def test_query_parameters_fill_fields(query: str, fields: dict[str, Any]) -> None:
     """Parameters reach scalars, lists, maps, enums, nested fields and well-known values; system parameters are ignored."""
     assert bind(f"GET /v1/echo?{query}") == message("Everything", **fields)
@@ -68,7 +80,7 @@ def test_query_parameters_fill_fields(query: str, fields: dict[str, Any]) -> Non
         ("child.nope=1", "child.nope", "is not a field of library.v1.Everything"),
         ("int32Field=x", "int32Field", "must be a whole number, not 'x'"),
         ("int32Field=1&int32Field=2", "int32Field", "is given 2 times"),
-        ("boolField=1", "boolField", "must be true or false"),
+        ("boolField=yes", "boolField", "must be true or false"),
         ("kind=POEM", "kind", "must be one of KIND_UNSPECIFIED, NOVEL, ESSAY"),
         ("child=x", "child", "a query sets its fields one by one"),
         ("children=x", "children", "a query sets its fields one by one"),
@@ -81,10 +93,14 @@ def test_query_parameters_fill_fields(query: str, fields: dict[str, Any]) -> Non
         ("time=soon", "time", "RFC 3339"),
         ("first=a&second=2", "second", "excludes 'first'"),
         ("stringField=%ff", "query", "not UTF-8"),
-        ("struct=1", "struct", "a query sets its fields one by one"),
+        ("struct=1", "struct", "must be an object, not 1"),
+        ("struct={", "struct", "must be JSON: malformed JSON"),
+        ("value=1&value=2", "value", "is given 2 times"),
+        ("any={}", "any", "a query sets its fields one by one"),
         ("&".join(f"manyInt32={n}" for n in range(2001)), "query", "more than 2000 parameters"),
     ],
 )
+@pytest.mark.feature("query", "unknown-query")
 def test_wrong_parameters_name_themselves(query: str, field: str, mend: str) -> None:
     """A parameter that does not fit is an error with its name and what to send."""
     with pytest.raises(InvalidFieldError) as caught:
@@ -93,12 +109,14 @@ def test_wrong_parameters_name_themselves(query: str, field: str, mend: str) -> 
     assert mend in caught.value.description
 
 
+@pytest.mark.feature("body")
 def test_a_whole_body_is_the_request_and_the_path_wins() -> None:
     """With `body: "*"` the body fills the request, and path variables overwrite it."""
     bound = bind("POST /v1/files/a/b:echo", b'{"stringField": "ignored", "int32Field": 1}')
     assert bound == message("Everything", string_field="files/a/b", int32_field=1)
 
 
+@pytest.mark.feature("body")
 def test_a_body_field_leaves_the_rest_to_the_query() -> None:
     """With `body: "field"` the body fills that field and the query the others."""
     bound = bind("POST /v1/shelves/1/books?bookId=b", b'{"title": "Emma", "pageCount": "5"}')
@@ -106,6 +124,7 @@ def test_a_body_field_leaves_the_rest_to_the_query() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n"])
+@pytest.mark.feature("body")
 def test_no_body_is_an_empty_request(body: bytes) -> None:
     """A missing body leaves its fields unset, for validation to judge."""
     assert bind("POST /v1/echo", body) == message("Everything")
@@ -122,6 +141,7 @@ def test_no_body_is_an_empty_request(body: bytes) -> None:
         ("GET /v1/shelves/1/books", b'{"pageSize": 1}', "body", "use query parameters"),
     ],
 )
+@pytest.mark.feature("body")
 def test_fields_in_the_wrong_place_are_refused(request_line: str, body: bytes, field: str, mend: str) -> None:
     """A field that came by the wrong way is an error that says where it belongs."""
     with pytest.raises(InvalidFieldError) as caught:
@@ -140,6 +160,7 @@ def test_fields_in_the_wrong_place_are_refused(request_line: str, body: bytes, f
         (b"{}", []),
     ],
 )
+@pytest.mark.feature("patch-mask")
 def test_patch_without_a_mask_changes_what_was_sent(body: bytes, paths: list[str]) -> None:
     """PATCH fills an absent update_mask with the body's fields, down to values."""
     bound = bind("PATCH /v1/shelves/1/books/2", body)
@@ -147,12 +168,14 @@ def test_patch_without_a_mask_changes_what_was_sent(body: bytes, paths: list[str
     assert bound.book.name == "shelves/1/books/2"
 
 
+@pytest.mark.feature("patch-mask")
 def test_a_given_mask_is_kept() -> None:
     """PATCH with a mask leaves it alone, and PUT never fills one."""
     assert list(bind("PATCH /v1/shelves/1/books/2?updateMask=pageCount", b'{"title": "a"}').update_mask.paths) == ["page_count"]
     assert not bind("PUT /v1/shelves/1/books/2", b'{"title": "a"}').HasField("update_mask")
 
 
+@pytest.mark.feature("http-body")
 def test_a_raw_body_is_kept_as_it_came() -> None:
     """A `google.api.HttpBody` field takes bytes of any type."""
     bound = bind("POST /v1/shelves/1/books/2/cover", b"\xff\xd8", "image/jpeg")
@@ -180,6 +203,7 @@ def test_any_query_bytes_bind_or_are_a_bad_request(query: bytes) -> None:
 
 
 @given(st.integers(-(1 << 31), (1 << 31) - 1), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=10), st.booleans())
+@pytest.mark.feature("query")
 def test_scalars_survive_the_query(integer: int, double: float, text: str, flag: bool) -> None:  # noqa: FBT001  # drawn
     """What is written into a query is what the field gets."""
     pairs = {"int32Field": str(integer), "doubleField": repr(double), "stringField": text, "boolField": str(flag).lower()}

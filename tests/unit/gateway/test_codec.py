@@ -121,6 +121,7 @@ def decode(text: bytes | str) -> Any:
 
 @settings(max_examples=150)
 @given(messages())
+@pytest.mark.feature("json", "well-known")
 def test_encoding_equals_json_format(original: Any) -> None:
     """Any message is written as json_format writes it, and read back as json_format reads it."""
     try:
@@ -131,12 +132,17 @@ def test_encoding_equals_json_format(original: Any) -> None:
         return
     written = CODEC.encode(original)
     assert json.loads(written) == expected
-    read = json_format.Parse(written, message("Everything"), descriptor_pool=library().pool)
+    try:
+        read = json_format.Parse(written, message("Everything"), descriptor_pool=library().pool)
+    except json_format.ParseError as error:
+        assert "Float value too large" in str(error)  # noqa: PT017  # it refuses the largest float as it writes it itself
+        read = original
     assert decode(written).SerializeToString(deterministic=True) == read.SerializeToString(deterministic=True)
 
 
 @given(st.floats(width=32, allow_nan=False))
 @example(3.4028234663852886e38)
+@pytest.mark.feature("json")
 def test_floats_keep_their_value(value: float) -> None:
     """A `float` is written in float32's own digits, subnormals and -0 too, and reads back as itself."""
     original = message("Everything", float_field=value, many_float=[value], float_map={"a": value})
@@ -177,6 +183,7 @@ _STRICTER = (
 
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(_NAMES), _DOCUMENTS, max_size=4))
+@pytest.mark.feature("json")
 def test_decoding_equals_json_format(document: dict[str, Any]) -> None:
     """Any JSON is read as json_format reads it, or refused where json_format refuses it or is known to be lax."""
     text = json.dumps(document)
@@ -241,6 +248,7 @@ def test_any_bytes_decode_or_name_a_field(body: bytes) -> None:
         ("null", "body", "must be an object, not null"),
     ],
 )
+@pytest.mark.feature("field-errors")
 def test_wrong_values_name_the_path_and_the_mend(text: str, field: str, mend: str) -> None:
     """An error names the field as the caller wrote it and says what to send."""
     with pytest.raises(InvalidFieldError) as caught:
@@ -290,6 +298,7 @@ def test_what_decodes_can_be_sent_on() -> None:
     assert message("Everything").FromString(accepted.SerializeToString()) == accepted
 
 
+@pytest.mark.feature("well-known")
 def test_null_leaves_a_field_unset_except_where_it_is_a_value() -> None:
     """Null clears; in `Value` and `NullValue` it is the value."""
     read = decode('{"int32Field": null, "child": null, "manyInt32": null, "value": null, "fourth": null, "stringWrapper": null}')
@@ -329,6 +338,7 @@ def _extension_types() -> tuple[Any, Any]:
     return described.pool, GetMessageClass(kind)
 
 
+@pytest.mark.feature("well-known")
 def test_proto2_messages_with_groups_and_extensions_equal_json_format() -> None:
     """Groups, extensions, closed enums and explicit presence of proto2 are written and read as json_format does."""
     pool, base = _extension_types()
@@ -347,6 +357,7 @@ def test_proto2_messages_with_groups_and_extensions_equal_json_format() -> None:
         codec.decode({"[two.v1.nope]": 9}, base())
 
 
+@pytest.mark.feature("well-known")
 def test_special_floats_are_written_as_words() -> None:
     """NaN and the infinities become the strings of the JSON mapping, in lists too."""
     original = message("Everything", double_field=math.nan, float_field=-math.inf, many_double=[math.inf], many_float=[1.5, math.nan])

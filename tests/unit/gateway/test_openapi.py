@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from server.errors import CorruptDataError, InvalidArgumentError
@@ -15,6 +16,7 @@ from server.gateway.reference import reference_pages
 from server.gateway.rules import build_table
 from server.gateway.templates import parse_template
 from tests.fixtures_gateway import PROTO, compile_proto, library
+from tests.fixtures_streams import chat
 
 OURS = Path(__file__).resolve().parents[3] / "proto" / "gen" / "aisle" / "descriptors.binpb"
 
@@ -25,17 +27,19 @@ def document_of(described: Described) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("which", ["library", "aisle"])
+@pytest.mark.feature("openapi")
 def test_the_document_is_valid(which: str) -> None:
     """The document passes the OpenAPI 3.1 validator, for the test proto and for Aisle's own."""
     validate(document_of(library() if which == "library" else load_set(OURS.read_bytes())))
 
 
+@pytest.mark.feature("openapi")
 def test_every_annotated_unary_method_of_aisle_is_described() -> None:
     """Each route of Aisle's protos is an operation with its comment, a reply and an error."""
     described = load_set(OURS.read_bytes())
     document = document_of(described)
     operations = {operation["operationId"]: operation for item in document["paths"].values() for operation in item.values()}
-    routes = [route for route in build_table(described.methods).routes if not route.method.server_streaming]
+    routes = build_table(described.methods).routes
     assert len(operations) == len(routes)
     assert all(operation["description"] for operation in operations.values())
     assert all(set(operation["responses"]) == {"200", "default"} for operation in operations.values())
@@ -65,11 +69,39 @@ def test_schemas_say_what_json_holds() -> None:
     assert properties["children"] == {"type": "array", "items": {"$ref": "#/components/schemas/Everything"}}
 
 
-def test_streaming_and_unannotated_methods_are_left_out() -> None:
+def test_unannotated_methods_are_left_out() -> None:
     """What this door does not offer is not described."""
-    text = str(document_of(library())["paths"])
-    assert "Library_Watch" not in text
-    assert "Library_Hidden" not in text
+    assert "Library_Hidden" not in str(document_of(library())["paths"])
+
+
+@pytest.mark.feature("openapi")
+def test_streams_are_described_by_every_framing() -> None:
+    """A server's stream has a schema a framing, a client's stream one of its lines, and both say that they take a WebSocket."""
+    document = document_of(chat())
+    validate(document)
+    count = document["paths"]["/v1/rooms/{room}:count"]["get"]
+    assert list(count["responses"]["200"]["content"]) == ["application/x-ndjson", "text/event-stream", "application/json"]
+    lines = count["responses"]["200"]["content"]["application/x-ndjson"]["schema"]["oneOf"]
+    assert lines[0]["properties"]["result"] == {"$ref": "#/components/schemas/Line"}
+    collect = document["paths"]["/v1/rooms/{room}:collect"]["post"]
+    assert collect["requestBody"]["content"] == {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/Line"}}}
+    assert collect["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Summary"}
+    assert all("WebSocket" in operation["description"] for operation in (count, collect))
+
+
+@pytest.mark.parametrize("which", ["library", "aisle"])
+@pytest.mark.feature("openapi")
+def test_examples_fit_their_schemas(which: str) -> None:
+    """Every example of the document is valid by the schema beside it."""
+    document = document_of(library() if which == "library" else load_set(OURS.read_bytes()))
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    medias = [media for one in operations for media in one.get("requestBody", {}).get("content", {}).values()]
+    medias += [media for one in operations for media in one["responses"]["200"]["content"].values()]
+    medias += document["components"]["responses"]["Error"]["content"].values()
+    shown = [media for media in medias if "example" in media]
+    assert len(shown) > 5
+    for media in shown:
+        OAS31Validator({**media["schema"], "components": document["components"]}).validate(media["example"])
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def found(routes: RouteTable, request: str) -> tuple[str, dict[str, str]] | None
         ("GET /v1/a", "HEAD /v1/a", {}),
     ],
 )
+@pytest.mark.feature("templates", "escapes")
 def test_templates_match_and_bind(rule: str, request_line: str, values: dict[str, str]) -> None:
     """A request that fits a template finds it, with the variables decoded as http.proto says."""
     assert found(table(rule), request_line) == (rule, values)
@@ -87,6 +88,7 @@ def test_templates_match_and_bind(rule: str, request_line: str, values: dict[str
         ("POST /v1/{name=items/*}:archive", "POST /v1/items/:archive"),
     ],
 )
+@pytest.mark.feature("templates")
 def test_other_paths_miss(rule: str, request_line: str) -> None:
     """A path that a template does not describe finds nothing, and nothing is allowed there."""
     routes = table(rule)
@@ -94,6 +96,7 @@ def test_other_paths_miss(rule: str, request_line: str) -> None:
     assert routes.match(verb, path) == Miss(frozenset())
 
 
+@pytest.mark.feature("precedence")
 def test_a_literal_wins_over_a_star_and_a_star_over_a_double_star() -> None:
     """The most specific template answers, whatever the order they were added in."""
     routes = table("GET /v1/**", "GET /v1/{x=*}", "GET /v1/items", "GET /v1/items/{x=*}", "GET /v1/{x=*}/fixed", "GET /v1/{x=*}/{y=*}/deep")
@@ -111,6 +114,7 @@ def test_a_literal_wins_over_a_star_and_a_star_over_a_double_star() -> None:
     }
 
 
+@pytest.mark.feature("templates")
 def test_a_known_verb_wins_over_an_id_with_a_colon() -> None:
     """`items/1:archive` is the verb for the method that has it and an id for the one that has not."""
     routes = table("POST /v1/{name=items/*}:archive", "GET /v1/{name=items/*}")
@@ -118,6 +122,7 @@ def test_a_known_verb_wins_over_an_id_with_a_colon() -> None:
     assert found(routes, "GET /v1/items/1:archive") == ("GET /v1/{name=items/*}", {"name": "items/1:archive"})
 
 
+@pytest.mark.feature("bindings")
 def test_another_method_of_a_known_path_is_told_what_is_allowed() -> None:
     """A miss on a known path carries the methods of all templates that fit it."""
     routes = table("GET /v1/{name=items/*}", "PATCH /v1/{name=items/*}", "DELETE /v1/{x=**}")
@@ -139,6 +144,7 @@ def test_another_method_of_a_known_path_is_told_what_is_allowed() -> None:
         ("/v1/items ", "unexpected character"),
     ],
 )
+@pytest.mark.feature("templates")
 def test_malformed_templates_are_refused_with_a_position(template: str, complaint: str) -> None:
     """A template outside the grammar is refused, and the message shows where."""
     with pytest.raises(TemplateError) as caught:
@@ -159,6 +165,7 @@ def test_malformed_templates_are_refused_with_a_position(template: str, complain
         ('get: "/v1/a" additional_bindings { get: "/v1/a" }', "change one rule"),
     ],
 )
+@pytest.mark.feature("bindings")
 def test_rules_that_do_not_fit_their_messages_are_refused(rule: str, complaint: str) -> None:
     """A rule that names fields which cannot be bound, or takes another's place, stops the start with its name."""
     from server.gateway.descriptors import load_set
@@ -175,6 +182,7 @@ def test_rules_that_do_not_fit_their_messages_are_refused(rule: str, complaint: 
 
 
 @pytest.mark.parametrize("path", ["/v1/%", "/v1/%zz", "/v1/%f", "/v1/%ff", "/v1/a%C3", "/%ff/x"])
+@pytest.mark.feature("escapes")
 def test_malformed_escapes_are_bad_requests(path: str) -> None:
     """A broken escape, or one that is not UTF-8, is an error that names the path."""
     with pytest.raises(InvalidFieldError) as caught:
@@ -183,6 +191,7 @@ def test_malformed_escapes_are_bad_requests(path: str) -> None:
 
 
 @pytest.mark.timeout(30)  # a backtracking matcher would need years
+@pytest.mark.feature("hostile-paths")
 def test_sixty_four_thousand_slashes_answer_at_once() -> None:
     """A path of slashes costs its length, however many templates could begin it."""
     stars = [f"GET {'/*' * depth}/end" for depth in range(1, 12)]
@@ -198,6 +207,7 @@ _SEGMENT = st.text(string.ascii_letters + string.digits + "-._~!$&'()+,;=@", min
 
 
 @given(st.lists(_SEGMENT, min_size=1, max_size=6), st.data())
+@pytest.mark.feature("templates")
 def test_every_path_finds_the_template_made_from_it(segments: list[str], data: st.DataObject) -> None:
     """Replacing any segments of a path by wildcards gives a template that matches the path and captures them."""
     wild = [data.draw(st.booleans()) for _ in segments]

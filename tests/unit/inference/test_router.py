@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from server.errors import CorruptDataError, DeadlineExceededError, InvalidFieldError, NotFoundError, UnavailableError
 from server.inference import RANKER, LocalRuntime, ModelSpec, Router, Tensors
+from server.inference.router import _Estimate
 from tests.model_factories import FEATURES, FaultyRuntime, linear_ranker
 
 GIVEN = {"features": np.ones((3, FEATURES), np.float32)}
@@ -50,6 +52,14 @@ async def until(router: Router, runtime: str, seconds: float = 20.0) -> None:
         await asyncio.sleep(0.05)
 
 
+async def test_the_kernel_prefers_the_event_loop_to_models() -> None:
+    """Where both want a core, calls that need no model do not wait for models: the threads of the local runtime are nicer."""
+    runtime = LocalRuntime(threads=1)
+    niceness = await asyncio.wrap_future(runtime._executor.submit(lambda: os.getpriority(os.PRIO_PROCESS, 0)))
+    await runtime.close()
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
+
+
 async def test_one_runtime_alone_serves() -> None:
     """A router over the local runtime only answers by it."""
     async with routed(None) as router:
@@ -76,6 +86,36 @@ async def test_a_runtime_that_is_down_costs_no_answer() -> None:
         assert first.calls == before
         first.down = False
         await until(router, "faulty")
+
+
+async def test_a_late_call_is_answered_by_the_other_runtime() -> None:
+    """A call that hangs where calls took 20 ms is asked of the idle runtime too, long before its time is over; the loser is given up."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        first.delay_s = 0.02
+        lane, key = router._lanes[0], ("ranker-x", GIVEN["features"].size.bit_length())
+        for _ in range(20):
+            lane.measured(key, 0.02)
+        router._lanes[-1].measured(key, 10.0)  # so that the other is preferred
+        first.hangs = True
+        started = time.monotonic()
+        assert await ask(router) == "local"
+        assert time.monotonic() - started < 10  # hung, it would have had a hundred times 20 ms, or half of 20 s
+        assert [one.in_flight for one in router._lanes] == [0, 0]
+
+
+async def test_when_everything_is_late_few_calls_are_asked_twice() -> None:
+    """Calls asked twice are a twentieth of all, beyond those few that were saved up, so hedging cannot double the load."""
+    first = FaultyRuntime()
+    async with routed(first) as router:
+        lane, key, local = router._lanes[0], ("ranker-x", GIVEN["features"].size.bit_length()), router._lanes[-1]
+        first.delay_s = 0.05
+        hedged = 0
+        for _ in range(60):
+            lane.estimates[key] = _Estimate(0.003, time.monotonic(), 0.0)
+            local.estimates[key] = _Estimate(10.0, time.monotonic(), 0.0)
+            hedged += await ask(router) == "local"
+        assert 1 <= hedged <= 60 * 0.05 + 3
 
 
 async def test_the_last_resort_is_asked_however_slow_it_was() -> None:
@@ -133,7 +173,7 @@ async def test_the_callers_mistakes_are_not_the_runtimes_failures() -> None:
                 await router.infer("ranker-x", RANKER, {"features": np.ones((1, 2), np.float32)}, deadline=soon())
             with pytest.raises(NotFoundError):
                 await router.infer("ranker-y", RANKER, GIVEN, deadline=soon())
-        await until(router, "faulty", 2.0)
+        await until(router, "faulty")
 
 
 async def test_a_corrupt_model_is_refused_when_it_is_loaded() -> None:

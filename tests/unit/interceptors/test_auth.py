@@ -9,10 +9,12 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from server.domain import TenantId
+from server.domain.access import Principal
 from server.errors import OverloadedError, PermissionDeniedError, UnauthenticatedError, UnavailableError
-from server.interceptors.auth import Auth, Principal
+from server.interceptors.auth import Auth
 from server.interceptors.call import Call
 
+SCOPES = {"/aisle.v1.ItemService/GetItem": "items.read", "/aisle.v1.PersonalizationService/GeneratePersonalization": "recommend"}
 ANN = Principal(TenantId("ann"), frozenset({"items"}))
 
 
@@ -29,7 +31,7 @@ class Keys:
         self.at_once = 0
         self.most_at_once = 0
         self.now_s = 1000.0
-        self.auth = Auth(self.lookup, local=None, clock=lambda: self.now_s)
+        self.auth = Auth(self.lookup, local=None, scopes=SCOPES, clock=lambda: self.now_s)
 
     async def lookup(self, key: str) -> Principal | None:
         """Returns who a key is."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from server.retrieval.gpu import GpuScan
-from server.retrieval.scan import FloatArray
+from server.retrieval.vector_rows import FloatArray
 
 
 @pytest.fixture(scope="module")

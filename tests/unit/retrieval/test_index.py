@@ -14,7 +14,7 @@ from server.errors import InvalidFieldError
 from server.retrieval.filters import compile_filter
 from server.retrieval.index import ItemIndex
 from server.retrieval.maintenance import Limits
-from server.retrieval.slots import FloatArray
+from server.retrieval.vector_rows import FloatArray
 
 
 def item(name: str, price: float = 1.0) -> Item:

@@ -10,7 +10,7 @@ from server.retrieval.filters import compile_filter
 from server.retrieval.index import ItemIndex
 from server.retrieval.maintenance import Limits
 from server.retrieval.nearest import CodeIndex
-from server.retrieval.slots import FloatArray
+from server.retrieval.vector_rows import FloatArray
 
 DIMENSION = 30  # no multiple of the codes' 4 dimensions
 LIMITS = Limits(exact_slots=1000, tail_numbers=200 * DIMENSION, dead_slots=500)
@@ -90,10 +90,10 @@ def test_data_that_codes_cannot_tell_apart_stays_exact() -> None:
     """Where codes miss the promised recall on the queries that are really asked, search stays exact."""
     rng = np.random.default_rng(3)
     halves = rng.standard_normal((6000, 2))
-    vectors = np.hstack([halves, halves + 0.01 * rng.standard_normal((6000, 2))]).astype(np.float32)
+    vectors = np.hstack([halves, halves + 0.001 * rng.standard_normal((6000, 2))]).astype(np.float32)
     index = ItemIndex(4, limits=Limits(exact_slots=1000), background=False)
     index.upsert(items(0, 6000), vectors)
-    sides = rng.standard_normal((40, 2))
+    sides = rng.standard_normal((130, 2))
     queries = np.hstack([sides, -sides]).astype(np.float32)  # ask for the difference of the halves, finer than any code
     for query in queries:
         index.search_now(query, 1)

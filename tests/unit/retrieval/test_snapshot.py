@@ -14,7 +14,7 @@ from server.retrieval.filters import compile_filter
 from server.retrieval.index import ItemIndex
 from server.retrieval.maintenance import Limits
 
-LIMITS = Limits(exact_slots=400)
+LIMITS = Limits(exact_slots=400, packed_numbers=3000)
 
 
 def catalogue(count: int, *, limits: Limits | None = None) -> ItemIndex:
@@ -101,7 +101,9 @@ def test_no_snapshot_is_told_apart_from_a_broken_one(tmp_path: Path) -> None:
         snapshot.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["CURRENT", "manifest.json", "vectors.f32", "items.jsonl", "rows.json", "codes.faiss"])
+@pytest.mark.parametrize(
+    "name", ["CURRENT", "manifest.json", "vectors.bin", "items.jsonl", "rows.json", "base.faiss", "fresh.faiss", "lists.u16"]
+)
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove", "empty"])
 def test_a_damaged_file_is_refused(tmp_path: Path, name: str, harm: str) -> None:
     """A snapshot with any file cut, changed or missing is CorruptDataError, never a wrong index."""

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.ids import ItemId
-from server.domain.profiles import Interaction
-from server.retrieval.sources import SparseSource, Trending, freshness
+from server.domain.profiles import HISTORY_LIMIT, Interaction
+from server.retrieval.sources import CsrCounts, SparseSource, Trending, freshness
 from training.counting import count
 from training.data import Vocabulary, raw_events
 
@@ -37,25 +37,76 @@ def _counted(pairs: list[tuple[str, str]], *, among: list[tuple[str, str]] | Non
     vocabulary = Vocabulary.of([events], [ItemId(item) for _, item in among or pairs])
     counts = count(vocabulary.encode(events))
     arrays = (counts.transitions, counts.together, counts.mass, counts.users)
-    return SparseSource(vocabulary.item_ids, *arrays, decays=(0.7, 0.9))
+    return SparseSource(vocabulary.item_ids, *arrays, regression=CsrCounts.empty(len(vocabulary.item_ids)), decays=(0.7, 0.9, 0.9))
 
 
-@settings(deadline=None)
-@given(_EVENTS, st.integers(0, 40), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6))
-def test_observing_equals_counting_again(pairs: list[tuple[str, str]], split: int, asked: list[str]) -> None:
-    """Events seen one by one after a bundle was counted give the scores of counting everything at once."""
+def _observe(source: SparseSource, histories: dict[str, list[str]], batch: list[tuple[str, str]]) -> None:
+    """Tells the source of events as a worker does that applied them at once: user by user, with what came before."""
+    for user in dict.fromkeys(user for user, _ in batch):
+        new = [item for who, item in batch if who == user]
+        known = histories.setdefault(user, [])
+        kept = known[-HISTORY_LIMIT:]
+        source.observe([ItemId(item) for item in kept + new], list(range(len(kept), len(kept) + len(new))))
+        known += new
+
+
+def _assert_same_counts(live: SparseSource, again: SparseSource) -> None:
+    """Compares mass, users, transitions and users in common of all pairs by item, whatever the rows."""
+    for item in again.item_ids:
+        mine, theirs = live._row.get(item), again._row[item]
+        assert (live._users[mine] if mine is not None else 0.0) == again._users[theirs]
+        assert (live._mass[mine] if mine is not None else 0.0) == pytest.approx(again._mass[theirs], rel=1e-6)
+        for score in ("transitions", "cosine"):
+            here, there = (
+                source.scores(np.array([row]), np.ones(1, np.float32), score) if row is not None else np.zeros(len(source.item_ids))
+                for source, row in ((live, mine), (again, theirs))
+            )
+            found = dict(zip(live.item_ids, here.tolist(), strict=True))
+            for other, expected in zip(again.item_ids, there.tolist(), strict=True):
+                assert found.get(other, 0.0) == pytest.approx(expected, abs=1e-6), (item, other, score)
+
+
+@given(_EVENTS, st.integers(0, 40), st.lists(st.integers(1, 6)), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6))
+def test_observing_equals_counting_again(pairs: list[tuple[str, str]], split: int, batches: list[int], asked: list[str]) -> None:
+    """Events told in batches of any size after a bundle was counted give every count and score of counting everything at once."""
     split = min(split, len(pairs))
-    live = _counted(pairs[:split])
-    histories: dict[str, list[ItemId]] = {}
-    for step, (user, item) in enumerate(pairs):
-        if step >= split:
-            live.observe(histories.get(user, []), ItemId(item))
-        histories.setdefault(user, []).append(ItemId(item))
+    live, histories = _counted(pairs[:split]), dict[str, list[str]]()
+    for user, item in pairs[:split]:
+        histories.setdefault(user, []).append(item)
+    while split < len(pairs):
+        size = batches.pop() if batches else 1
+        _observe(live, histories, pairs[split : split + size])
+        split += size
     again = _counted(pairs)
+    _assert_same_counts(live, again)
     mine, theirs = (_found(source, _history(*asked)) for source in (live, again))
     assert mine.keys() == theirs.keys()
     for item, values in theirs.items():
-        assert mine[item] == pytest.approx(values, abs=1e-5)
+        assert mine[item] == pytest.approx(values, abs=1e-6)
+
+
+@given(st.permutations(range(7)), st.lists(st.sampled_from("abcd"), min_size=7, max_size=7))
+def test_events_may_come_in_any_order_of_time(arrivals: list[int], items: list[str]) -> None:
+    """A user's events that arrive late and out of order end up as if they had come in order."""
+    live = SparseSource.empty()
+    for count_known in range(1, len(arrivals) + 1):
+        known = sorted(arrivals[:count_known])
+        live.observe([ItemId(items[time]) for time in known], [known.index(arrivals[count_known - 1])])
+    _assert_same_counts(live, _counted([("u", item) for item in items]))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.integers(150, 260), st.sampled_from([5, 230, 400]))
+def test_long_histories_are_counted_by_the_same_window(seed: int, split: int, items: int) -> None:
+    """Beyond HISTORY_LIMIT interactions training and observing forget alike: an item meets the 200 before it only."""
+    drawn = np.random.default_rng(seed).integers(0, items, 300).tolist()
+    pairs = [("u" if step % 11 else "v", f"i{item:03}") for step, item in enumerate(drawn)]
+    live, histories = _counted(pairs[:split]), dict[str, list[str]]()
+    for user, item in pairs[:split]:
+        histories.setdefault(user, []).append(item)
+    for start in range(split, len(pairs), 7):
+        _observe(live, histories, pairs[start : start + 7])
+    _assert_same_counts(live, _counted(pairs))
 
 
 def test_what_followed_is_found_and_the_newest_weighs_most() -> None:

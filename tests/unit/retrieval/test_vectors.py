@@ -12,6 +12,7 @@ from server.domain.items import Item
 from server.domain.profiles import Interaction, Profile
 from server.errors import InvalidFieldError
 from server.retrieval.context import item_features, request_features
+from server.retrieval.sequence import SequenceSpace
 from server.retrieval.vectors import VectorSpace, action_weight, hash_features, recency_weights
 
 _NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -26,7 +27,7 @@ def _space() -> VectorSpace:
     generator = np.random.default_rng(0)
     factors = generator.standard_normal((2, 2, 384)).astype(np.float32)
     weights = np.array([1.0, 0.5, 0.0, 0.25], np.float32)
-    return VectorSpace((ItemId("a"), ItemId("b")), factors[0], factors[1], decay=0.5, weights=weights)
+    return VectorSpace((ItemId("a"), ItemId("b")), factors[0], factors[1], sequence=SequenceSpace.empty(), decay=0.5, weights=weights)
 
 
 def test_the_search_score_is_the_weighted_sum_of_the_contributions() -> None:
@@ -62,7 +63,7 @@ def test_text_vectors_of_a_wrong_shape_are_refused() -> None:
         space.item_vectors([Item(item_id=ItemId("a"), title="a")], np.zeros((1, 383), np.float32))
     with pytest.raises(InvalidFieldError, match="text_vectors"):
         space.item_vectors([Item(item_id=ItemId("a"), title="a")], np.full((1, 384), np.nan, np.float32))
-    with pytest.raises(InvalidFieldError, match="text_vectors"):
+    with pytest.raises(InvalidFieldError, match="semantic_views"):
         space.user_vector([], np.zeros((1, 384), np.float32))
 
 
@@ -95,6 +96,29 @@ def test_request_features_come_from_context_profile_and_date() -> None:
     assert {"place=porto", "style=rustic", "style=boho", "season=summer", "stage=soon", "category=venue", "language=pt"} <= features.keys()
     assert "place=lisbon" not in features
     assert any(name.startswith("party=") for name in features)
+
+
+@pytest.mark.parametrize(
+    ("context", "item"),
+    [
+        pytest.param({"season": "summer"}, {"attributes": {"season": ["summer", "autumn"]}}, id="season"),
+        pytest.param({"event_date": "2024-07-20T14:00:00+00:00"}, {"attributes": {"season": "summer"}}, id="season of the date"),
+        pytest.param({"event_date": "2024-06-20T14:00:00+00:00"}, {"attributes": {"stage": "last_month"}}, id="time to the date"),
+        pytest.param({"region": "Algarve"}, {"attributes": {"region": "algarve"}}, id="region"),
+        pytest.param({"city": "Porto"}, {"attributes": {"city": "Porto"}}, id="city"),
+        pytest.param({"budget": "2000"}, {"price": 2100.0}, id="budget"),
+        pytest.param({"party_size": 90}, {"attributes": {"capacity": 100}}, id="party size"),
+        pytest.param({"brand": "Maison"}, {"attributes": {"brand": "maison"}}, id="brand"),
+        pytest.param({"device": "mobile"}, {"attributes": {"device": ["Mobile", "tablet"]}}, id="device"),
+        pytest.param({"page": "Photographers"}, {"categories": ("photographers",)}, id="page"),
+    ],
+)
+def test_what_a_request_says_meets_items_that_fit(context: dict[str, object], item: dict[str, object]) -> None:
+    """Every feature named in the documentation is read on both sides: an item that fits has a higher product than one that says nothing."""
+    request = hash_features(request_features(context, now=_NOW))
+    fits, plain = (hash_features(item_features(Item(item_id=ItemId("a"), title="a", **facts))) for facts in (item, {}))
+    assert float(request @ fits) > 0.4
+    assert float(request @ plain) == 0.0
 
 
 @pytest.mark.parametrize("value", ["many", "", None, float("nan"), -5, {"a": 1}, [1, 2]])

@@ -64,3 +64,19 @@ def test_what_trends_is_known_by_row() -> None:
     found = Columns({}, SparseSource.empty(), trending).trending(view)
     assert view.ids(found.leaders) == ["b", "a"]
     assert found.shares.tolist() == [np.float32(1 / 3), np.float32(2 / 3)]
+
+
+def test_items_that_the_source_gains_have_a_row_at_once() -> None:
+    """Rows of the source follow its items, also those observed after the arrays were made, in the same view and in a new one."""
+    sparse, index = SparseSource.empty(), ItemIndex(2)
+    columns = Columns({}, sparse, _trending())
+    index.upsert([Item(item_id=ItemId(name), title=name) for name in "ab"], np.ones((2, 2), np.float32))
+    assert columns.sparse_rows(index.view()).tolist() == []
+    for items in ("b", "ba", "bac"):
+        sparse.observe([ItemId(name) for name in items], [len(items) - 1])
+        assert len(columns.sparse_rows(index.view())) == len(sparse.item_ids)
+    assert columns.sparse_rows(index.view()).tolist() == [1, 0, -1]
+    older = index.view()
+    index.upsert([Item(item_id=ItemId("c"), title="c")], np.ones((1, 2), np.float32))
+    assert columns.sparse_rows(index.view()).tolist() == [1, 0, 2]
+    assert columns.sparse_rows(older).tolist() == [1, 0, -1]

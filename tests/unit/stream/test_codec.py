@@ -51,6 +51,7 @@ def test_decisions_survive_the_stream() -> None:
         items=(ItemId("a"),),
         scores=(0.5,),
         propensities=(1.0,),
+        probabilities=(0.125,),
         candidates=(ItemId("a"), ItemId("b")),
         rung=Rung.NO_RANKER,
         bundle_id=BundleId("b-1"),
@@ -58,7 +59,12 @@ def test_decisions_survive_the_stream() -> None:
         arms={"layout": "wide"},
         context={"page": "home"},
     )
-    assert decision == decode_decision(orjson.loads(encode_decision(decision)))
+    record = orjson.loads(encode_decision(decision))
+    assert decision == decode_decision(record)
+    older = record | {"candidates": list(decision.candidates)}
+    assert decision == decode_decision(older), "an entry that a process of the last version left in the stream"
+    del older["probabilities"]
+    assert replace(decision, probabilities=()) == decode_decision(older), "one from before probabilities"
 
 
 def test_nul_is_refused_wherever_it_stands_and_its_spelling_is_not() -> None:

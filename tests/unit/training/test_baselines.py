@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.unit.training.synthetic import arrays_of
-from training.baselines import EASE_RIDGE, ease, item_knn, popularity
+from training.baselines import EASE_RIDGE, cosines, ease, item_knn, popularity, recency
 from training.counting import user_items
 
 
@@ -29,9 +29,19 @@ def test_item_knn_weighs_cosines_by_recency() -> None:
     normed = held / np.linalg.norm(held, axis=0)
     similar = normed.T @ normed
     np.fill_diagonal(similar, 0)
-    rows, _ = interactions.history(7)
+    rows = interactions.history(7).rows
     expected = sum(0.7**age * similar[row] for age, row in enumerate(reversed(rows.tolist())))
     np.testing.assert_allclose(item_knn(interactions)(np.array([7]))[0], expected, atol=1e-5)
+
+
+def test_histories_may_be_other_than_what_was_fitted() -> None:
+    """Cosines come from the fitted interactions, and are asked for with the histories given."""
+    _, everything = arrays_of(_random_histories())
+    last = everything.last_of_each(least=3)
+    fitted = everything.select(~last)
+    users = np.arange(80)
+    similar = cosines(fitted).toarray()
+    np.testing.assert_allclose(item_knn(fitted, everything)(users), recency(everything).toarray() @ similar, atol=1e-5)
 
 
 def test_popularity_counts_users_not_events() -> None:

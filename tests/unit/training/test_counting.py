@@ -4,12 +4,15 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.domain.ids import ItemId
 from server.domain.profiles import Interaction
 from tests.unit.training.synthetic import arrays_of
-from training.counting import count
+from training.counting import Part, blocks, count
 from training.data import Vocabulary, raw_events
+from training.growth.generate import generate
 from training.model import fit
 
 
@@ -60,3 +63,24 @@ def test_cosine_is_that_of_the_user_columns() -> None:
 
 def _click(item: str) -> Interaction:
     return Interaction(ItemId(item), "click", datetime(2024, 1, 1, tzinfo=UTC))
+
+
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_parts_add_up_to_the_whole(seed: int, parts: int) -> None:
+    """Counts of users in parts, added, are exactly those of counting everything at once, long histories included."""
+    interactions = generate(900, 12, seed=seed)
+    whole = Part(interactions)
+    shares = [Part(interactions.select(interactions.users % parts == number)) for number in range(parts)]
+    users = sum(share.users() for share in shares)
+    np.testing.assert_array_equal(users, whole.users())
+    np.testing.assert_array_equal(sum(share.costs() for share in shares), whole.costs())
+    assert (sum(share.transitions() for share in shares) != whole.transitions()).nnz == 0
+    assert (sum(share.together(3, 9) for share in shares) != whole.together(3, 9)).nnz == 0
+
+
+@given(st.lists(st.integers(0, 40_000_000), max_size=20))
+def test_blocks_cover_all_rows_once(costs: list[int]) -> None:
+    """Blocks follow each other from the first row to the last, none empty."""
+    found = blocks(np.array(costs, np.int64))
+    assert [row for start, stop in found for row in range(start, stop)] == list(range(len(costs)))
+    assert all(stop > start for start, stop in found)

@@ -31,7 +31,7 @@ def test_last_of_each_marks_only_users_with_enough_history() -> None:
 def test_history_is_the_last_two_hundred() -> None:
     """What is evaluated sees no more of a history than what serves."""
     _, interactions = arrays_of({"a": [f"i{place}" for place in range(250)]})
-    rows, weights = interactions.history(0)
+    rows, weights, _, _ = interactions.history(0)
     assert len(rows) == len(weights) == 200
     assert rows[-1] == interactions.items[-1]
 

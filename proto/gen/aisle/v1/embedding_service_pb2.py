@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aisle.v1 import access_pb2 as aisle_dot_v1_dot_access__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aisle/v1/embedding_service.proto\x12\x08\x61isle.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\x8a\x01\n\x11\x45mbedTextsRequest\x12\x1e\n\x05texts\x18\x01 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12+\n\x05model\x18\x02 \x01(\tB\x1c\xe2\x41\x01\x01\xbaH\x15r\x13\x32\x11^(text_encoder)?$\x12\x1b\n\x08truncate\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_truncate\"\xb5\x01\n\x12\x45mbedTextsResponse\x12:\n\nembeddings\x18\x01 \x03(\x0b\x32&.aisle.v1.EmbedTextsResponse.Embedding\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x1a\x43\n\tEmbedding\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"}\n\x10\x45mbedUserRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12\x1f\n\x11\x63onsistency_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"_\n\x11\x45mbedUserResponse\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x16\n\x0ehistory_length\x18\x03 \x01(\x05\x12\x12\n\nconsistent\x18\x04 \x01(\x08\x32\xe9\x01\n\x10\x45mbeddingService\x12m\n\nEmbedTexts\x12\x1b.aisle.v1.EmbedTextsRequest\x1a\x1c.aisle.v1.EmbedTextsResponse\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/embeddings:embedTexts:\x01*\x12\x66\n\tEmbedUser\x12\x1a.aisle.v1.EmbedUserRequest\x1a\x1b.aisle.v1.EmbedUserResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/{user=users/*}:embedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n aisle/v1/embedding_service.proto\x12\x08\x61isle.v1\x1a\x15\x61isle/v1/access.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\"\x8a\x01\n\x11\x45mbedTextsRequest\x12\x1e\n\x05texts\x18\x01 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12+\n\x05model\x18\x02 \x01(\tB\x1c\xe2\x41\x01\x01\xbaH\x15r\x13\x32\x11^(text_encoder)?$\x12\x1b\n\x08truncate\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x0b\n\t_truncate\"\xb5\x01\n\x12\x45mbedTextsResponse\x12:\n\nembeddings\x18\x01 \x03(\x0b\x32&.aisle.v1.EmbedTextsResponse.Embedding\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x1a\x43\n\tEmbedding\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"}\n\x10\x45mbedUserRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12\x1f\n\x11\x63onsistency_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"_\n\x11\x45mbedUserResponse\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x16\n\x0ehistory_length\x18\x03 \x01(\x05\x12\x12\n\nconsistent\x18\x04 \x01(\x08\x32\x85\x02\n\x10\x45mbeddingService\x12{\n\nEmbedTexts\x12\x1b.aisle.v1.EmbedTextsRequest\x1a\x1c.aisle.v1.EmbedTextsResponse\"2\xea\xe0\x18\nembeddings\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/embeddings:embedTexts:\x01*\x12t\n\tEmbedUser\x12\x1a.aisle.v1.EmbedUserRequest\x1a\x1b.aisle.v1.EmbedUserResponse\".\xea\xe0\x18\nembeddings\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/{user=users/*}:embedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,19 +47,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDUSERREQUEST'].fields_by_name['consistency_token']._loaded_options = None
   _globals['_EMBEDUSERREQUEST'].fields_by_name['consistency_token']._serialized_options = b'\342A\001\001'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedTexts']._loaded_options = None
-  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedTexts']._serialized_options = b'\202\323\344\223\002\036\"\031/v1/embeddings:embedTexts:\001*'
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedTexts']._serialized_options = b'\352\340\030\nembeddings\202\323\344\223\002\036\"\031/v1/embeddings:embedTexts:\001*'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedUser']._loaded_options = None
-  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedUser']._serialized_options = b'\202\323\344\223\002\032\022\030/v1/{user=users/*}:embed'
-  _globals['_EMBEDTEXTSREQUEST']._serialized_start=166
-  _globals['_EMBEDTEXTSREQUEST']._serialized_end=304
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=307
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=488
-  _globals['_EMBEDTEXTSRESPONSE_EMBEDDING']._serialized_start=421
-  _globals['_EMBEDTEXTSRESPONSE_EMBEDDING']._serialized_end=488
-  _globals['_EMBEDUSERREQUEST']._serialized_start=490
-  _globals['_EMBEDUSERREQUEST']._serialized_end=615
-  _globals['_EMBEDUSERRESPONSE']._serialized_start=617
-  _globals['_EMBEDUSERRESPONSE']._serialized_end=712
-  _globals['_EMBEDDINGSERVICE']._serialized_start=715
-  _globals['_EMBEDDINGSERVICE']._serialized_end=948
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['EmbedUser']._serialized_options = b'\352\340\030\nembeddings\202\323\344\223\002\032\022\030/v1/{user=users/*}:embed'
+  _globals['_EMBEDTEXTSREQUEST']._serialized_start=189
+  _globals['_EMBEDTEXTSREQUEST']._serialized_end=327
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=330
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=511
+  _globals['_EMBEDTEXTSRESPONSE_EMBEDDING']._serialized_start=444
+  _globals['_EMBEDTEXTSRESPONSE_EMBEDDING']._serialized_end=511
+  _globals['_EMBEDUSERREQUEST']._serialized_start=513
+  _globals['_EMBEDUSERREQUEST']._serialized_end=638
+  _globals['_EMBEDUSERRESPONSE']._serialized_start=640
+  _globals['_EMBEDUSERRESPONSE']._serialized_end=735
+  _globals['_EMBEDDINGSERVICE']._serialized_start=738
+  _globals['_EMBEDDINGSERVICE']._serialized_end=999
 # @@protoc_insertion_point(module_scope)

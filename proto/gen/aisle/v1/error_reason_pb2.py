@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61isle/v1/error_reason.proto\x12\x08\x61isle.v1*\xd1\x02\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x0c\n\x08INTERNAL\x10\x01\x12\x14\n\x10INVALID_ARGUMENT\x10\x02\x12\x11\n\rINVALID_FIELD\x10\x03\x12\x11\n\rFILTER_SYNTAX\x10\x04\x12\x13\n\x0fUNAUTHENTICATED\x10\x05\x12\x15\n\x11PERMISSION_DENIED\x10\x06\x12\x16\n\x12RESOURCE_NOT_FOUND\x10\x07\x12\x13\n\x0fRESOURCE_EXISTS\x10\x08\x12\x17\n\x13\x46\x41ILED_PRECONDITION\x10\t\x12\x0b\n\x07\x41\x42ORTED\x10\n\x12\x0e\n\nOVERLOADED\x10\x0b\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x0c\x12\x0f\n\x0bUNAVAILABLE\x10\r\x12\x10\n\x0c\x43ORRUPT_DATA\x10\x0e\x12\x11\n\rUNIMPLEMENTED\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61isle/v1/error_reason.proto\x12\x08\x61isle.v1*\xe3\x02\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x0c\n\x08INTERNAL\x10\x01\x12\x14\n\x10INVALID_ARGUMENT\x10\x02\x12\x11\n\rINVALID_FIELD\x10\x03\x12\x11\n\rFILTER_SYNTAX\x10\x04\x12\x13\n\x0fUNAUTHENTICATED\x10\x05\x12\x15\n\x11PERMISSION_DENIED\x10\x06\x12\x16\n\x12RESOURCE_NOT_FOUND\x10\x07\x12\x13\n\x0fRESOURCE_EXISTS\x10\x08\x12\x17\n\x13\x46\x41ILED_PRECONDITION\x10\t\x12\x0b\n\x07\x41\x42ORTED\x10\n\x12\x0e\n\nOVERLOADED\x10\x0b\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x0c\x12\x0f\n\x0bUNAVAILABLE\x10\r\x12\x10\n\x0c\x43ORRUPT_DATA\x10\x0e\x12\x11\n\rUNIMPLEMENTED\x10\x0f\x12\x10\n\x0cRATE_LIMITED\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aisle.v1.error_reason_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=42
-  _globals['_ERRORREASON']._serialized_end=379
+  _globals['_ERRORREASON']._serialized_end=397
 # @@protoc_insertion_point(module_scope)

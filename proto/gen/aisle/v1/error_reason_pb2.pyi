@@ -84,6 +84,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The method is not offered here. Code UNIMPLEMENTED.
     Example: `{"reason": "UNIMPLEMENTED", "domain": "aisle.dev", "metadata": {"method": "/a.B/C"}}`
     """
+    RATE_LIMITED: _ErrorReason.ValueType  # 16
+    """The key or its tenant calls more often than it may, as `limit` says; `RetryInfo` says when to come back. Code RESOURCE_EXHAUSTED.
+    Example: `{"reason": "RATE_LIMITED", "domain": "aisle.dev", "metadata": {"limit": "key", "rate": "50", "retry_after_s": "0.02"}}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in `google.rpc.ErrorInfo`, whose domain is `aisle.dev`. Reasons are stable: programs may branch on them."""
@@ -149,5 +153,9 @@ Example: `{"reason": "CORRUPT_DATA", "domain": "aisle.dev", "metadata": {"path":
 UNIMPLEMENTED: ErrorReason.ValueType  # 15
 """The method is not offered here. Code UNIMPLEMENTED.
 Example: `{"reason": "UNIMPLEMENTED", "domain": "aisle.dev", "metadata": {"method": "/a.B/C"}}`
+"""
+RATE_LIMITED: ErrorReason.ValueType  # 16
+"""The key or its tenant calls more often than it may, as `limit` says; `RetryInfo` says when to come back. Code RESOURCE_EXHAUSTED.
+Example: `{"reason": "RATE_LIMITED", "domain": "aisle.dev", "metadata": {"limit": "key", "rate": "50", "retry_after_s": "0.02"}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

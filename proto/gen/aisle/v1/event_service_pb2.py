@@ -22,15 +22,17 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aisle.v1 import access_pb2 as aisle_dot_v1_dot_access__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61isle/v1/event_service.proto\x12\x08\x61isle.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n\x05\x45vent\x12\x16\n\x08\x65vent_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12%\n\x04user\x18\x02 \x01(\tB\x17\xe2\x41\x01\x01\xfa\x41\x10\n\x0e\x61isle.dev/User\x12\x1a\n\x0c\x61nonymous_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12%\n\x04item\x18\x04 \x01(\tB\x17\xe2\x41\x01\x01\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12\x18\n\nevent_type\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\noccur_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x18\n\x05value\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\nsession_id\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\nproperties\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x42\x08\n\x06_value\"G\n\x13IngestEventsRequest\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.aisle.v1.EventB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"\xc2\x01\n\x14IngestEventsResponse\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\x05\x12:\n\x08rejected\x18\x02 \x03(\x0b\x32(.aisle.v1.IngestEventsResponse.Rejection\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x1a;\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x87\x01\n\x1aGetBehaviorPatternsRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12\x1f\n\x11\x63onsistency_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\xf5\x05\n\x10\x42\x65haviorPatterns\x12!\n\x04user\x18\x01 \x01(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/User\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x05\x12\x15\n\rsession_count\x18\x03 \x01(\x05\x12\x1a\n\x12\x65vents_per_session\x18\x04 \x01(\x01\x12\x1a\n\x12session_duration_s\x18\x05 \x01(\x01\x12@\n\x0etop_categories\x18\x06 \x03(\x0b\x32(.aisle.v1.BehaviorPatterns.CategoryShare\x12J\n\x11\x65vent_type_counts\x18\x07 \x03(\x0b\x32/.aisle.v1.BehaviorPatterns.EventTypeCountsEntry\x12\x34\n\x10\x66irst_event_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crecency_days\x18\n \x01(\x01\x12<\n\x0cintent_stage\x18\x0b \x01(\x0e\x32&.aisle.v1.BehaviorPatterns.IntentStage\x12\x0f\n\x07\x63luster\x18\x0c \x01(\t\x12\x12\n\nconsistent\x18\r \x01(\x08\x12\x14\n\x0c\x63\x61\x64\x65nce_days\x18\x0e \x01(\x01\x12\x15\n\rconcentration\x18\x0f \x01(\x01\x1a\x30\n\rCategoryShare\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x1a\x36\n\x14\x45ventTypeCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"Q\n\x0bIntentStage\x12\x1c\n\x18INTENT_STAGE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45XPLORE\x10\x01\x12\x0b\n\x07\x43OMPARE\x10\x02\x12\n\n\x06\x44\x45\x43IDE\x10\x03\x32\x82\x02\n\x0c\x45ventService\x12k\n\x0cIngestEvents\x12\x1d.aisle.v1.IngestEventsRequest\x1a\x1e.aisle.v1.IngestEventsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/events:ingest:\x01*\x12\x84\x01\n\x13GetBehaviorPatterns\x12$.aisle.v1.GetBehaviorPatternsRequest\x1a\x1a.aisle.v1.BehaviorPatterns\"+\x82\xd3\xe4\x93\x02%\x12#/v1/{user=users/*}/behaviorPatternsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61isle/v1/event_service.proto\x12\x08\x61isle.v1\x1a\x15\x61isle/v1/access.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xca\x02\n\x05\x45vent\x12\x16\n\x08\x65vent_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12%\n\x04user\x18\x02 \x01(\tB\x17\xe2\x41\x01\x01\xfa\x41\x10\n\x0e\x61isle.dev/User\x12\x1a\n\x0c\x61nonymous_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12%\n\x04item\x18\x04 \x01(\tB\x17\xe2\x41\x01\x01\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12\x18\n\nevent_type\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\noccur_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x18\n\x05value\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\nsession_id\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\nproperties\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x42\x08\n\x06_value\"G\n\x13IngestEventsRequest\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.aisle.v1.EventB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"\xc2\x01\n\x14IngestEventsResponse\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\x05\x12:\n\x08rejected\x18\x02 \x03(\x0b\x32(.aisle.v1.IngestEventsResponse.Rejection\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\t\x1a;\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"V\n\x13StreamEventsRequest\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.aisle.v1.EventB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\xbc\x01\n\x14StreamEventsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x02 \x01(\x05\x12:\n\x08rejected\x18\x03 \x03(\x0b\x32(.aisle.v1.IngestEventsResponse.Rejection\x12\x19\n\x11\x63onsistency_token\x18\x04 \x01(\t\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"\x87\x01\n\x1aGetBehaviorPatternsRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12\x1f\n\x11\x63onsistency_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\xf5\x05\n\x10\x42\x65haviorPatterns\x12!\n\x04user\x18\x01 \x01(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/User\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x05\x12\x15\n\rsession_count\x18\x03 \x01(\x05\x12\x1a\n\x12\x65vents_per_session\x18\x04 \x01(\x01\x12\x1a\n\x12session_duration_s\x18\x05 \x01(\x01\x12@\n\x0etop_categories\x18\x06 \x03(\x0b\x32(.aisle.v1.BehaviorPatterns.CategoryShare\x12J\n\x11\x65vent_type_counts\x18\x07 \x03(\x0b\x32/.aisle.v1.BehaviorPatterns.EventTypeCountsEntry\x12\x34\n\x10\x66irst_event_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0crecency_days\x18\n \x01(\x01\x12<\n\x0cintent_stage\x18\x0b \x01(\x0e\x32&.aisle.v1.BehaviorPatterns.IntentStage\x12\x0f\n\x07\x63luster\x18\x0c \x01(\t\x12\x12\n\nconsistent\x18\r \x01(\x08\x12\x14\n\x0c\x63\x61\x64\x65nce_days\x18\x0e \x01(\x01\x12\x15\n\rconcentration\x18\x0f \x01(\x01\x1a\x30\n\rCategoryShare\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x1a\x36\n\x14\x45ventTypeCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"Q\n\x0bIntentStage\x12\x1c\n\x18INTENT_STAGE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x45XPLORE\x10\x01\x12\x0b\n\x07\x43OMPARE\x10\x02\x12\n\n\x06\x44\x45\x43IDE\x10\x03\x32\x96\x03\n\x0c\x45ventService\x12u\n\x0cIngestEvents\x12\x1d.aisle.v1.IngestEventsRequest\x1a\x1e.aisle.v1.IngestEventsResponse\"&\xea\xe0\x18\x06\x65vents\x82\xd3\xe4\x93\x02\x16\"\x11/v1/events:ingest:\x01*\x12y\n\x0cStreamEvents\x12\x1d.aisle.v1.StreamEventsRequest\x1a\x1e.aisle.v1.StreamEventsResponse\"&\xea\xe0\x18\x06\x65vents\x82\xd3\xe4\x93\x02\x16\"\x11/v1/events:stream:\x01*(\x01\x30\x01\x12\x93\x01\n\x13GetBehaviorPatterns\x12$.aisle.v1.GetBehaviorPatternsRequest\x1a\x1a.aisle.v1.BehaviorPatterns\":\xea\xe0\x18\x0b\x65vents.read\x82\xd3\xe4\x93\x02%\x12#/v1/{user=users/*}/behaviorPatternsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,6 +59,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT'].fields_by_name['properties']._serialized_options = b'\342A\001\001'
   _globals['_INGESTEVENTSREQUEST'].fields_by_name['events']._loaded_options = None
   _globals['_INGESTEVENTSREQUEST'].fields_by_name['events']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['events']._loaded_options = None
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['events']._serialized_options = b'\342A\001\002'
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_GETBEHAVIORPATTERNSREQUEST'].fields_by_name['user']._loaded_options = None
   _globals['_GETBEHAVIORPATTERNSREQUEST'].fields_by_name['user']._serialized_options = b'\342A\001\002\372A\020\n\016aisle.dev/User\272H r\0362\034^users/[^/\\x00-\\x1f]{1,256}$'
   _globals['_GETBEHAVIORPATTERNSREQUEST'].fields_by_name['consistency_token']._loaded_options = None
@@ -66,27 +72,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEHAVIORPATTERNS'].fields_by_name['user']._loaded_options = None
   _globals['_BEHAVIORPATTERNS'].fields_by_name['user']._serialized_options = b'\372A\020\n\016aisle.dev/User'
   _globals['_EVENTSERVICE'].methods_by_name['IngestEvents']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['IngestEvents']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/events:ingest:\001*'
+  _globals['_EVENTSERVICE'].methods_by_name['IngestEvents']._serialized_options = b'\352\340\030\006events\202\323\344\223\002\026\"\021/v1/events:ingest:\001*'
+  _globals['_EVENTSERVICE'].methods_by_name['StreamEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['StreamEvents']._serialized_options = b'\352\340\030\006events\202\323\344\223\002\026\"\021/v1/events:stream:\001*'
   _globals['_EVENTSERVICE'].methods_by_name['GetBehaviorPatterns']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['GetBehaviorPatterns']._serialized_options = b'\202\323\344\223\002%\022#/v1/{user=users/*}/behaviorPatterns'
-  _globals['_EVENT']._serialized_start=225
-  _globals['_EVENT']._serialized_end=555
-  _globals['_INGESTEVENTSREQUEST']._serialized_start=557
-  _globals['_INGESTEVENTSREQUEST']._serialized_end=628
-  _globals['_INGESTEVENTSRESPONSE']._serialized_start=631
-  _globals['_INGESTEVENTSRESPONSE']._serialized_end=825
-  _globals['_INGESTEVENTSRESPONSE_REJECTION']._serialized_start=766
-  _globals['_INGESTEVENTSRESPONSE_REJECTION']._serialized_end=825
-  _globals['_GETBEHAVIORPATTERNSREQUEST']._serialized_start=828
-  _globals['_GETBEHAVIORPATTERNSREQUEST']._serialized_end=963
-  _globals['_BEHAVIORPATTERNS']._serialized_start=966
-  _globals['_BEHAVIORPATTERNS']._serialized_end=1723
-  _globals['_BEHAVIORPATTERNS_CATEGORYSHARE']._serialized_start=1536
-  _globals['_BEHAVIORPATTERNS_CATEGORYSHARE']._serialized_end=1584
-  _globals['_BEHAVIORPATTERNS_EVENTTYPECOUNTSENTRY']._serialized_start=1586
-  _globals['_BEHAVIORPATTERNS_EVENTTYPECOUNTSENTRY']._serialized_end=1640
-  _globals['_BEHAVIORPATTERNS_INTENTSTAGE']._serialized_start=1642
-  _globals['_BEHAVIORPATTERNS_INTENTSTAGE']._serialized_end=1723
-  _globals['_EVENTSERVICE']._serialized_start=1726
-  _globals['_EVENTSERVICE']._serialized_end=1984
+  _globals['_EVENTSERVICE'].methods_by_name['GetBehaviorPatterns']._serialized_options = b'\352\340\030\013events.read\202\323\344\223\002%\022#/v1/{user=users/*}/behaviorPatterns'
+  _globals['_EVENT']._serialized_start=273
+  _globals['_EVENT']._serialized_end=603
+  _globals['_INGESTEVENTSREQUEST']._serialized_start=605
+  _globals['_INGESTEVENTSREQUEST']._serialized_end=676
+  _globals['_INGESTEVENTSRESPONSE']._serialized_start=679
+  _globals['_INGESTEVENTSRESPONSE']._serialized_end=873
+  _globals['_INGESTEVENTSRESPONSE_REJECTION']._serialized_start=814
+  _globals['_INGESTEVENTSRESPONSE_REJECTION']._serialized_end=873
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=875
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=961
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=964
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1152
+  _globals['_GETBEHAVIORPATTERNSREQUEST']._serialized_start=1155
+  _globals['_GETBEHAVIORPATTERNSREQUEST']._serialized_end=1290
+  _globals['_BEHAVIORPATTERNS']._serialized_start=1293
+  _globals['_BEHAVIORPATTERNS']._serialized_end=2050
+  _globals['_BEHAVIORPATTERNS_CATEGORYSHARE']._serialized_start=1863
+  _globals['_BEHAVIORPATTERNS_CATEGORYSHARE']._serialized_end=1911
+  _globals['_BEHAVIORPATTERNS_EVENTTYPECOUNTSENTRY']._serialized_start=1913
+  _globals['_BEHAVIORPATTERNS_EVENTTYPECOUNTSENTRY']._serialized_end=1967
+  _globals['_BEHAVIORPATTERNS_INTENTSTAGE']._serialized_start=1969
+  _globals['_BEHAVIORPATTERNS_INTENTSTAGE']._serialized_end=2050
+  _globals['_EVENTSERVICE']._serialized_start=2053
+  _globals['_EVENTSERVICE']._serialized_end=2459
 # @@protoc_insertion_point(module_scope)

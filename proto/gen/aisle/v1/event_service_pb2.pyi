@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -43,7 +44,9 @@ class Event(_message.Message):
     user: _builtins.str
     """`users/ID`. May be empty if `anonymous_id` is set."""
     anonymous_id: _builtins.str
-    """The device's or browser's id before the user is known. At most 256 characters. Without `user`, the profile is kept under it."""
+    """The device's or browser's id before the user is known. At most 256 characters. Without `user`, the profile is kept under it, until an
+    event with both says whose it is: then its events and facts become the user's, as do later ones. The first user of an id stays.
+    """
     item: _builtins.str
     """`items/ID`. Empty for events that concern no item. The item need not exist yet."""
     event_type: _builtins.str
@@ -166,6 +169,78 @@ class IngestEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestEventsResponse: _TypeAlias = IngestEventsResponse  # noqa: Y015
+
+@_typing.final
+class StreamEventsRequest(_message.Message):
+    """One batch of StreamEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Chosen by the sender, at most 128 characters; comes back with the answer. Need not be unique."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """1 to 1000 events."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEventsRequest: _TypeAlias = StreamEventsRequest  # noqa: Y015
+
+@_typing.final
+class StreamEventsResponse(_message.Message):
+    """The answer to one batch of StreamEvents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCEPTED_COUNT_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """That of the batch. Empty if it had none, or none that could be read: answers come in the order of their batches."""
+    accepted_count: _builtins.int
+    """Events taken in, duplicates included: those count once all the same."""
+    consistency_token: _builtins.str
+    """Sent back with a read, makes it see these events. Opaque. Empty if nothing was accepted."""
+    @_builtins.property
+    def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngestEventsResponse.Rejection]:
+        """Events not taken in. Send them again only when mended."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Set if the batch is not acknowledged: what IngestEvents would have failed with. With UNAVAILABLE, and with RESOURCE_EXHAUSTED after the
+        delay that its RetryInfo names, the batch can be sent again as it is: its events count once by their `event_id`.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        accepted_count: _builtins.int = ...,
+        rejected: _abc.Iterable[Global___IngestEventsResponse.Rejection] | None = ...,
+        consistency_token: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_count", b"accepted_count", "consistency_token", b"consistency_token", "error", b"error", "rejected", b"rejected", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEventsResponse: _TypeAlias = StreamEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetBehaviorPatternsRequest(_message.Message):

@@ -40,6 +40,11 @@ class EventServiceStub:
                 request_serializer=aisle_dot_v1_dot_event__service__pb2.IngestEventsRequest.SerializeToString,
                 response_deserializer=aisle_dot_v1_dot_event__service__pb2.IngestEventsResponse.FromString,
                 _registered_method=True)
+        self.StreamEvents = channel.stream_stream(
+                '/aisle.v1.EventService/StreamEvents',
+                request_serializer=aisle_dot_v1_dot_event__service__pb2.StreamEventsRequest.SerializeToString,
+                response_deserializer=aisle_dot_v1_dot_event__service__pb2.StreamEventsResponse.FromString,
+                _registered_method=True)
         self.GetBehaviorPatterns = channel.unary_unary(
                 '/aisle.v1.EventService/GetBehaviorPatterns',
                 request_serializer=aisle_dot_v1_dot_event__service__pb2.GetBehaviorPatternsRequest.SerializeToString,
@@ -60,6 +65,17 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEvents(self, request_iterator, context):
+        """Takes in batch after batch over one connection. Each is answered in order, once the log has it, as an IngestEvents of its own would be:
+        the same checks, rates and promise. A batch that cannot be taken in is answered with an `error`, and the stream goes on.
+        At most 8 batches are read ahead of their answers; batches may be written side by side, so events are ordered by `occur_time`.
+        RESOURCE_EXHAUSTED where too many streams are open. UNAVAILABLE where the server stops: what it had read is answered before, send the
+        rest on another stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBehaviorPatterns(self, request, context):
         """Returns what a user's history amounts to. A user without events has empty patterns.
         """
@@ -74,6 +90,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.IngestEvents,
                     request_deserializer=aisle_dot_v1_dot_event__service__pb2.IngestEventsRequest.FromString,
                     response_serializer=aisle_dot_v1_dot_event__service__pb2.IngestEventsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=aisle_dot_v1_dot_event__service__pb2.StreamEventsRequest.FromString,
+                    response_serializer=aisle_dot_v1_dot_event__service__pb2.StreamEventsResponse.SerializeToString,
             ),
             'GetBehaviorPatterns': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBehaviorPatterns,
@@ -109,6 +130,33 @@ class EventService:
             '/aisle.v1.EventService/IngestEvents',
             aisle_dot_v1_dot_event__service__pb2.IngestEventsRequest.SerializeToString,
             aisle_dot_v1_dot_event__service__pb2.IngestEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/aisle.v1.EventService/StreamEvents',
+            aisle_dot_v1_dot_event__service__pb2.StreamEventsRequest.SerializeToString,
+            aisle_dot_v1_dot_event__service__pb2.StreamEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,13 @@ class EventServiceStub:
     Bad events are listed in the reply and do not stop the rest. Idempotent by `event_id`.
     UNAVAILABLE if the event stream is down: nothing was taken in, send the events again.
     """
+    StreamEvents: _grpc.StreamStreamMultiCallable[_event_service_pb2.StreamEventsRequest, _event_service_pb2.StreamEventsResponse]
+    """Takes in batch after batch over one connection. Each is answered in order, once the log has it, as an IngestEvents of its own would be:
+    the same checks, rates and promise. A batch that cannot be taken in is answered with an `error`, and the stream goes on.
+    At most 8 batches are read ahead of their answers; batches may be written side by side, so events are ordered by `occur_time`.
+    RESOURCE_EXHAUSTED where too many streams are open. UNAVAILABLE where the server stops: what it had read is answered before, send the
+    rest on another stream.
+    """
     GetBehaviorPatterns: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetBehaviorPatternsRequest, _event_service_pb2.BehaviorPatterns]
     """Returns what a user's history amounts to. A user without events has empty patterns."""
 
@@ -50,6 +57,13 @@ class EventServiceAsyncStub(EventServiceStub):
     """Appends events durably and acknowledges them. An acknowledged event is never lost and counts once, whatever dies.
     Bad events are listed in the reply and do not stop the rest. Idempotent by `event_id`.
     UNAVAILABLE if the event stream is down: nothing was taken in, send the events again.
+    """
+    StreamEvents: _aio.StreamStreamMultiCallable[_event_service_pb2.StreamEventsRequest, _event_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
+    """Takes in batch after batch over one connection. Each is answered in order, once the log has it, as an IngestEvents of its own would be:
+    the same checks, rates and promise. A batch that cannot be taken in is answered with an `error`, and the stream goes on.
+    At most 8 batches are read ahead of their answers; batches may be written side by side, so events are ordered by `occur_time`.
+    RESOURCE_EXHAUSTED where too many streams are open. UNAVAILABLE where the server stops: what it had read is answered before, send the
+    rest on another stream.
     """
     GetBehaviorPatterns: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetBehaviorPatternsRequest, _event_service_pb2.BehaviorPatterns]  # type: ignore[assignment]
     """Returns what a user's history amounts to. A user without events has empty patterns."""
@@ -66,6 +80,19 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Appends events durably and acknowledges them. An acknowledged event is never lost and counts once, whatever dies.
         Bad events are listed in the reply and do not stop the rest. Idempotent by `event_id`.
         UNAVAILABLE if the event stream is down: nothing was taken in, send the events again.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request_iterator: _MaybeAsyncIterator[_event_service_pb2.StreamEventsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_service_pb2.StreamEventsResponse], _abc.AsyncIterator[_event_service_pb2.StreamEventsResponse]]:
+        """Takes in batch after batch over one connection. Each is answered in order, once the log has it, as an IngestEvents of its own would be:
+        the same checks, rates and promise. A batch that cannot be taken in is answered with an `error`, and the stream goes on.
+        At most 8 batches are read ahead of their answers; batches may be written side by side, so events are ordered by `occur_time`.
+        RESOURCE_EXHAUSTED where too many streams are open. UNAVAILABLE where the server stops: what it had read is answered before, send the
+        rest on another stream.
         """
 
     @_abc_1.abstractmethod

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aisle.v1 import access_pb2 as aisle_dot_v1_dot_access__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
@@ -32,7 +33,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61isle/v1/item_service.proto\x12\x08\x61isle.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x05\n\x04Item\x12\x38\n\x04name\x18\x01 \x01(\tB*\xe2\x41\x01\x08\xbaH#r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\xd8\x01\x01\x12\x1b\n\x05title\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\xe8\x07\x12\"\n\x0b\x64\x65scription\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\x18\xa0\x9c\x01\x12)\n\ncategories\x18\x04 \x03(\tB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\xc8\x01\x12\x31\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x37\n\x0c\x63ontent_type\x18\x06 \x01(\tB!\xe2\x41\x01\x01\xbaH\x1ar\x18\x18@2\x14^([a-z][a-z0-9_]*)?$\x12(\n\x05price\x18\x07 \x01(\x01\x42\x14\xe2\x41\x01\x01\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x00\x88\x01\x01\x12*\n\x08\x63urrency\x18\x08 \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$\x12\x1d\n\x08language\x18\t \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18#\x12\x38\n\x0e\x61vailable_from\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x39\n\x0f\x61vailable_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0e \x01(\tB\x04\xe2\x41\x01\x01:.\xea\x41+\n\x0e\x61isle.dev/Item\x12\x0citems/{item}*\x05items2\x04itemB\x08\n\x06_price\"Z\n\x0eGetItemRequest\x12H\n\x04name\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/Item\xbaH r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\"h\n\x10ListItemsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0c\x63ontent_type\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"K\n\x11ListItemsResponse\x12\x1d\n\x05items\x18\x01 \x03(\x0b\x32\x0e.aisle.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x11\x43reateItemRequest\x12(\n\x04item\x18\x01 \x01(\x0b\x32\x0e.aisle.v1.ItemB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x32\n\x07item_id\x18\x02 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[^/\\x00-\\x1f]{1,256}$\"t\n\x11UpdateItemRequest\x12(\n\x04item\x18\x01 \x01(\x0b\x32\x0e.aisle.v1.ItemB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"q\n\x11\x44\x65leteItemRequest\x12H\n\x04name\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/Item\xbaH r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"I\n\x17\x42\x61tchUpsertItemsRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x0e.aisle.v1.ItemB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"H\n\x18\x42\x61tchUpsertItemsResponse\x12\x15\n\rcreated_count\x18\x01 \x01(\x05\x12\x15\n\rupdated_count\x18\x02 \x01(\x05\x32\xc9\x04\n\x0bItemService\x12O\n\x07GetItem\x12\x18.aisle.v1.GetItemRequest\x1a\x0e.aisle.v1.Item\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/{name=items/*}\x12W\n\tListItems\x12\x1a.aisle.v1.ListItemsRequest\x1a\x1b.aisle.v1.ListItemsResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/items\x12R\n\nCreateItem\x12\x1b.aisle.v1.CreateItemRequest\x1a\x0e.aisle.v1.Item\"\x17\x82\xd3\xe4\x93\x02\x11\"\t/v1/items:\x04item\x12`\n\nUpdateItem\x12\x1b.aisle.v1.UpdateItemRequest\x1a\x0e.aisle.v1.Item\"%\x82\xd3\xe4\x93\x02\x1f\x32\x17/v1/{item.name=items/*}:\x04item\x12]\n\nDeleteItem\x12\x1b.aisle.v1.DeleteItemRequest\x1a\x16.google.protobuf.Empty\"\x1a\x82\xd3\xe4\x93\x02\x14*\x12/v1/{name=items/*}\x12{\n\x10\x42\x61tchUpsertItems\x12!.aisle.v1.BatchUpsertItemsRequest\x1a\".aisle.v1.BatchUpsertItemsResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/items:batchUpsert:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61isle/v1/item_service.proto\x12\x08\x61isle.v1\x1a\x15\x61isle/v1/access.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x05\n\x04Item\x12\x38\n\x04name\x18\x01 \x01(\tB*\xe2\x41\x01\x08\xbaH#r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\xd8\x01\x01\x12\x1b\n\x05title\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\xe8\x07\x12\"\n\x0b\x64\x65scription\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\x18\xa0\x9c\x01\x12)\n\ncategories\x18\x04 \x03(\tB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\xc8\x01\x12\x31\n\nattributes\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x37\n\x0c\x63ontent_type\x18\x06 \x01(\tB!\xe2\x41\x01\x01\xbaH\x1ar\x18\x18@2\x14^([a-z][a-z0-9_]*)?$\x12(\n\x05price\x18\x07 \x01(\x01\x42\x14\xe2\x41\x01\x01\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x00\x88\x01\x01\x12*\n\x08\x63urrency\x18\x08 \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$\x12\x1d\n\x08language\x18\t \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18#\x12\x38\n\x0e\x61vailable_from\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x39\n\x0f\x61vailable_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x0e \x01(\tB\x04\xe2\x41\x01\x01:.\xea\x41+\n\x0e\x61isle.dev/Item\x12\x0citems/{item}*\x05items2\x04itemB\x08\n\x06_price\"Z\n\x0eGetItemRequest\x12H\n\x04name\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/Item\xbaH r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\"h\n\x10ListItemsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0c\x63ontent_type\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"K\n\x11ListItemsResponse\x12\x1d\n\x05items\x18\x01 \x03(\x0b\x32\x0e.aisle.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x11\x43reateItemRequest\x12(\n\x04item\x18\x01 \x01(\x0b\x32\x0e.aisle.v1.ItemB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x32\n\x07item_id\x18\x02 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[^/\\x00-\\x1f]{1,256}$\"t\n\x11UpdateItemRequest\x12(\n\x04item\x18\x01 \x01(\x0b\x32\x0e.aisle.v1.ItemB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"q\n\x11\x44\x65leteItemRequest\x12H\n\x04name\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/Item\xbaH r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"I\n\x17\x42\x61tchUpsertItemsRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x0e.aisle.v1.ItemB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"H\n\x18\x42\x61tchUpsertItemsResponse\x12\x15\n\rcreated_count\x18\x01 \x01(\x05\x12\x15\n\rupdated_count\x18\x02 \x01(\x05\x32\x8a\x05\n\x0bItemService\x12]\n\x07GetItem\x12\x18.aisle.v1.GetItemRequest\x1a\x0e.aisle.v1.Item\"(\xea\xe0\x18\nitems.read\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/{name=items/*}\x12\x65\n\tListItems\x12\x1a.aisle.v1.ListItemsRequest\x1a\x1b.aisle.v1.ListItemsResponse\"\x1f\xea\xe0\x18\nitems.read\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/items\x12[\n\nCreateItem\x12\x1b.aisle.v1.CreateItemRequest\x1a\x0e.aisle.v1.Item\" \xea\xe0\x18\x05items\x82\xd3\xe4\x93\x02\x11\"\t/v1/items:\x04item\x12i\n\nUpdateItem\x12\x1b.aisle.v1.UpdateItemRequest\x1a\x0e.aisle.v1.Item\".\xea\xe0\x18\x05items\x82\xd3\xe4\x93\x02\x1f\x32\x17/v1/{item.name=items/*}:\x04item\x12\x66\n\nDeleteItem\x12\x1b.aisle.v1.DeleteItemRequest\x1a\x16.google.protobuf.Empty\"#\xea\xe0\x18\x05items\x82\xd3\xe4\x93\x02\x14*\x12/v1/{name=items/*}\x12\x84\x01\n\x10\x42\x61tchUpsertItems\x12!.aisle.v1.BatchUpsertItemsRequest\x1a\".aisle.v1.BatchUpsertItemsResponse\")\xea\xe0\x18\x05items\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/items:batchUpsert:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -92,35 +93,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHUPSERTITEMSREQUEST'].fields_by_name['items']._loaded_options = None
   _globals['_BATCHUPSERTITEMSREQUEST'].fields_by_name['items']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
   _globals['_ITEMSERVICE'].methods_by_name['GetItem']._loaded_options = None
-  _globals['_ITEMSERVICE'].methods_by_name['GetItem']._serialized_options = b'\202\323\344\223\002\024\022\022/v1/{name=items/*}'
+  _globals['_ITEMSERVICE'].methods_by_name['GetItem']._serialized_options = b'\352\340\030\nitems.read\202\323\344\223\002\024\022\022/v1/{name=items/*}'
   _globals['_ITEMSERVICE'].methods_by_name['ListItems']._loaded_options = None
-  _globals['_ITEMSERVICE'].methods_by_name['ListItems']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/items'
+  _globals['_ITEMSERVICE'].methods_by_name['ListItems']._serialized_options = b'\352\340\030\nitems.read\202\323\344\223\002\013\022\t/v1/items'
   _globals['_ITEMSERVICE'].methods_by_name['CreateItem']._loaded_options = None
-  _globals['_ITEMSERVICE'].methods_by_name['CreateItem']._serialized_options = b'\202\323\344\223\002\021\"\t/v1/items:\004item'
+  _globals['_ITEMSERVICE'].methods_by_name['CreateItem']._serialized_options = b'\352\340\030\005items\202\323\344\223\002\021\"\t/v1/items:\004item'
   _globals['_ITEMSERVICE'].methods_by_name['UpdateItem']._loaded_options = None
-  _globals['_ITEMSERVICE'].methods_by_name['UpdateItem']._serialized_options = b'\202\323\344\223\002\0372\027/v1/{item.name=items/*}:\004item'
+  _globals['_ITEMSERVICE'].methods_by_name['UpdateItem']._serialized_options = b'\352\340\030\005items\202\323\344\223\002\0372\027/v1/{item.name=items/*}:\004item'
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItem']._loaded_options = None
-  _globals['_ITEMSERVICE'].methods_by_name['DeleteItem']._serialized_options = b'\202\323\344\223\002\024*\022/v1/{name=items/*}'
+  _globals['_ITEMSERVICE'].methods_by_name['DeleteItem']._serialized_options = b'\352\340\030\005items\202\323\344\223\002\024*\022/v1/{name=items/*}'
   _globals['_ITEMSERVICE'].methods_by_name['BatchUpsertItems']._loaded_options = None
-  _globals['_ITEMSERVICE'].methods_by_name['BatchUpsertItems']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/items:batchUpsert:\001*'
-  _globals['_ITEM']._serialized_start=287
-  _globals['_ITEM']._serialized_end=989
-  _globals['_GETITEMREQUEST']._serialized_start=991
-  _globals['_GETITEMREQUEST']._serialized_end=1081
-  _globals['_LISTITEMSREQUEST']._serialized_start=1083
-  _globals['_LISTITEMSREQUEST']._serialized_end=1187
-  _globals['_LISTITEMSRESPONSE']._serialized_start=1189
-  _globals['_LISTITEMSRESPONSE']._serialized_end=1264
-  _globals['_CREATEITEMREQUEST']._serialized_start=1266
-  _globals['_CREATEITEMREQUEST']._serialized_end=1379
-  _globals['_UPDATEITEMREQUEST']._serialized_start=1381
-  _globals['_UPDATEITEMREQUEST']._serialized_end=1497
-  _globals['_DELETEITEMREQUEST']._serialized_start=1499
-  _globals['_DELETEITEMREQUEST']._serialized_end=1612
-  _globals['_BATCHUPSERTITEMSREQUEST']._serialized_start=1614
-  _globals['_BATCHUPSERTITEMSREQUEST']._serialized_end=1687
-  _globals['_BATCHUPSERTITEMSRESPONSE']._serialized_start=1689
-  _globals['_BATCHUPSERTITEMSRESPONSE']._serialized_end=1761
-  _globals['_ITEMSERVICE']._serialized_start=1764
-  _globals['_ITEMSERVICE']._serialized_end=2349
+  _globals['_ITEMSERVICE'].methods_by_name['BatchUpsertItems']._serialized_options = b'\352\340\030\005items\202\323\344\223\002\032\"\025/v1/items:batchUpsert:\001*'
+  _globals['_ITEM']._serialized_start=310
+  _globals['_ITEM']._serialized_end=1012
+  _globals['_GETITEMREQUEST']._serialized_start=1014
+  _globals['_GETITEMREQUEST']._serialized_end=1104
+  _globals['_LISTITEMSREQUEST']._serialized_start=1106
+  _globals['_LISTITEMSREQUEST']._serialized_end=1210
+  _globals['_LISTITEMSRESPONSE']._serialized_start=1212
+  _globals['_LISTITEMSRESPONSE']._serialized_end=1287
+  _globals['_CREATEITEMREQUEST']._serialized_start=1289
+  _globals['_CREATEITEMREQUEST']._serialized_end=1402
+  _globals['_UPDATEITEMREQUEST']._serialized_start=1404
+  _globals['_UPDATEITEMREQUEST']._serialized_end=1520
+  _globals['_DELETEITEMREQUEST']._serialized_start=1522
+  _globals['_DELETEITEMREQUEST']._serialized_end=1635
+  _globals['_BATCHUPSERTITEMSREQUEST']._serialized_start=1637
+  _globals['_BATCHUPSERTITEMSREQUEST']._serialized_end=1710
+  _globals['_BATCHUPSERTITEMSRESPONSE']._serialized_start=1712
+  _globals['_BATCHUPSERTITEMSRESPONSE']._serialized_end=1784
+  _globals['_ITEMSERVICE']._serialized_start=1787
+  _globals['_ITEMSERVICE']._serialized_end=2437
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -476,6 +477,7 @@ class RecommendedItem(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     PERSONALIZATION_FACTORS_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """`items/ID`."""
     title: _builtins.str
@@ -486,6 +488,10 @@ class RecommendedItem(_message.Message):
     """Its price. Absent if unknown."""
     currency: _builtins.str
     """Its currency."""
+    probability: _builtins.float
+    """As in `RankedItem` of RecommendItems: that the user's next goal event is on the item, given that it is one of the candidates
+    ranked. Absent where no calibrated ranker answered.
+    """
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its categories."""
@@ -509,14 +515,20 @@ class RecommendedItem(_message.Message):
         currency: _builtins.str = ...,
         reasons: _abc.Iterable[_recommendation_service_pb2.Reason] | None = ...,
         personalization_factors: _abc.Iterable[_builtins.str] | None = ...,
+        probability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "_probability", b"_probability", "price", b"price", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "categories", b"categories", "currency", b"currency", "item", b"item", "personalization_factors", b"personalization_factors", "price", b"price", "reasons", b"reasons", "score", b"score", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "_probability", b"_probability", "categories", b"categories", "currency", b"currency", "item", b"item", "personalization_factors", b"personalization_factors", "price", b"price", "probability", b"probability", "reasons", b"reasons", "score", b"score", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
     _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___RecommendedItem: _TypeAlias = RecommendedItem  # noqa: Y015
 
@@ -653,3 +665,108 @@ class GeneratePersonalizationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GeneratePersonalizationResponse: _TypeAlias = GeneratePersonalizationResponse  # noqa: Y015
+
+@_typing.final
+class WatchPersonalizationRequest(_message.Message):
+    """The request of WatchPersonalization."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPES_FIELD_NUMBER: _builtins.int
+    PERSONALIZATION_DEPTH_FIELD_NUMBER: _builtins.int
+    CURRENT_PAGE_FIELD_NUMBER: _builtins.int
+    MAX_RESULTS_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """`users/ID`."""
+    personalization_depth: _builtins.str
+    """As in GeneratePersonalization. If empty, `advanced`. A `basic` page does not depend on the user's history."""
+    current_page: _builtins.str
+    """Path of the page, such as `/wedding-venues`."""
+    max_results: _builtins.int
+    """Recommendations to return, in [0, 100]. If unset or 0: basic 6, advanced 10, comprehensive 20."""
+    @_builtins.property
+    def content_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`hero_banner`, `recommendations`, `cta_buttons`. If empty, all three."""
+
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        content_types: _abc.Iterable[_builtins.str] | None = ...,
+        personalization_depth: _builtins.str = ...,
+        current_page: _builtins.str = ...,
+        max_results: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_types", b"content_types", "current_page", b"current_page", "max_results", b"max_results", "personalization_depth", b"personalization_depth", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPersonalizationRequest: _TypeAlias = WatchPersonalizationRequest  # noqa: Y015
+
+@_typing.final
+class WatchPersonalizationResponse(_message.Message):
+    """One state of a watched page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchPersonalizationResponse._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CAUSE_UNSPECIFIED: WatchPersonalizationResponse._Cause.ValueType  # 0
+        """Never returned."""
+        INITIAL: WatchPersonalizationResponse._Cause.ValueType  # 1
+        """The first page of a watch."""
+        USER_CHANGED: WatchPersonalizationResponse._Cause.ValueType  # 2
+        """Events of the user were applied, or the profile was changed or deleted."""
+        RESYNC: WatchPersonalizationResponse._Cause.ValueType  # 3
+        """The server missed messages, so anything may have changed."""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+        """Why a page is sent."""
+
+    CAUSE_UNSPECIFIED: WatchPersonalizationResponse.Cause.ValueType  # 0
+    """Never returned."""
+    INITIAL: WatchPersonalizationResponse.Cause.ValueType  # 1
+    """The first page of a watch."""
+    USER_CHANGED: WatchPersonalizationResponse.Cause.ValueType  # 2
+    """Events of the user were applied, or the profile was changed or deleted."""
+    RESYNC: WatchPersonalizationResponse.Cause.ValueType  # 3
+    """The server missed messages, so anything may have changed."""
+
+    PAGE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    CHANGE_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    cause: Global___WatchPersonalizationResponse.Cause.ValueType
+    """Why it is sent."""
+    change_count: _builtins.int
+    """Changes that this page stands for: 0 at first, more than 1 where changes came faster than they were read."""
+    @_builtins.property
+    def page(self) -> Global___GeneratePersonalizationResponse:
+        """The page as it is now."""
+
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """When the server heard of the first of these changes. Absent in the first page."""
+
+    def __init__(
+        self,
+        *,
+        page: Global___GeneratePersonalizationResponse | None = ...,
+        cause: Global___WatchPersonalizationResponse.Cause.ValueType = ...,
+        change_count: _builtins.int = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "change_count", b"change_count", "change_time", b"change_time", "page", b"page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPersonalizationResponse: _TypeAlias = WatchPersonalizationResponse  # noqa: Y015

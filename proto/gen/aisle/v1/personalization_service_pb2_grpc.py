@@ -41,6 +41,11 @@ class PersonalizationServiceStub:
                 request_serializer=aisle_dot_v1_dot_personalization__service__pb2.GeneratePersonalizationRequest.SerializeToString,
                 response_deserializer=aisle_dot_v1_dot_personalization__service__pb2.GeneratePersonalizationResponse.FromString,
                 _registered_method=True)
+        self.WatchPersonalization = channel.unary_stream(
+                '/aisle.v1.PersonalizationService/WatchPersonalization',
+                request_serializer=aisle_dot_v1_dot_personalization__service__pb2.WatchPersonalizationRequest.SerializeToString,
+                response_deserializer=aisle_dot_v1_dot_personalization__service__pb2.WatchPersonalizationResponse.FromString,
+                _registered_method=True)
         self.GetUserProfile = channel.unary_unary(
                 '/aisle.v1.PersonalizationService/GetUserProfile',
                 request_serializer=aisle_dot_v1_dot_personalization__service__pb2.GetUserProfileRequest.SerializeToString,
@@ -65,6 +70,16 @@ class PersonalizationServiceServicer:
     def GeneratePersonalization(self, request, context):
         """Chooses content blocks from the tenant's catalogue and recommends items, as one page. Nothing is invented: a content
         type without blocks in the catalogue stays empty. POST, since the decision is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPersonalization(self, request, context):
+        """Sends the user's page as it is now, and anew whenever something more is known of the user: an event was applied, the
+        profile changed, or messages were missed. A reader that is slower than the changes gets the newest page and none in
+        between. Each page is recorded as a decision. Lasts until the caller's deadline, a cancellation or a stop of the
+        server, which ends it with UNAVAILABLE: watch again. RESOURCE_EXHAUSTED past the server's limit of open watches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +114,11 @@ def add_PersonalizationServiceServicer_to_server(servicer, server):
                     servicer.GeneratePersonalization,
                     request_deserializer=aisle_dot_v1_dot_personalization__service__pb2.GeneratePersonalizationRequest.FromString,
                     response_serializer=aisle_dot_v1_dot_personalization__service__pb2.GeneratePersonalizationResponse.SerializeToString,
+            ),
+            'WatchPersonalization': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPersonalization,
+                    request_deserializer=aisle_dot_v1_dot_personalization__service__pb2.WatchPersonalizationRequest.FromString,
+                    response_serializer=aisle_dot_v1_dot_personalization__service__pb2.WatchPersonalizationResponse.SerializeToString,
             ),
             'GetUserProfile': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUserProfile,
@@ -144,6 +164,33 @@ class PersonalizationService:
             '/aisle.v1.PersonalizationService/GeneratePersonalization',
             aisle_dot_v1_dot_personalization__service__pb2.GeneratePersonalizationRequest.SerializeToString,
             aisle_dot_v1_dot_personalization__service__pb2.GeneratePersonalizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPersonalization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aisle.v1.PersonalizationService/WatchPersonalization',
+            aisle_dot_v1_dot_personalization__service__pb2.WatchPersonalizationRequest.SerializeToString,
+            aisle_dot_v1_dot_personalization__service__pb2.WatchPersonalizationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,12 @@ class PersonalizationServiceStub:
     """Chooses content blocks from the tenant's catalogue and recommends items, as one page. Nothing is invented: a content
     type without blocks in the catalogue stays empty. POST, since the decision is recorded.
     """
+    WatchPersonalization: _grpc.UnaryStreamMultiCallable[_personalization_service_pb2.WatchPersonalizationRequest, _personalization_service_pb2.WatchPersonalizationResponse]
+    """Sends the user's page as it is now, and anew whenever something more is known of the user: an event was applied, the
+    profile changed, or messages were missed. A reader that is slower than the changes gets the newest page and none in
+    between. Each page is recorded as a decision. Lasts until the caller's deadline, a cancellation or a stop of the
+    server, which ends it with UNAVAILABLE: watch again. RESOURCE_EXHAUSTED past the server's limit of open watches.
+    """
     GetUserProfile: _grpc.UnaryUnaryMultiCallable[_personalization_service_pb2.GetUserProfileRequest, _personalization_service_pb2.UserProfile]
     """Returns a user's profile. NOT_FOUND if nothing is known of the user."""
     UpdateUserProfile: _grpc.UnaryUnaryMultiCallable[_personalization_service_pb2.UpdateUserProfileRequest, _personalization_service_pb2.UserProfile]
@@ -55,6 +61,12 @@ class PersonalizationServiceAsyncStub(PersonalizationServiceStub):
     GeneratePersonalization: _aio.UnaryUnaryMultiCallable[_personalization_service_pb2.GeneratePersonalizationRequest, _personalization_service_pb2.GeneratePersonalizationResponse]  # type: ignore[assignment]
     """Chooses content blocks from the tenant's catalogue and recommends items, as one page. Nothing is invented: a content
     type without blocks in the catalogue stays empty. POST, since the decision is recorded.
+    """
+    WatchPersonalization: _aio.UnaryStreamMultiCallable[_personalization_service_pb2.WatchPersonalizationRequest, _personalization_service_pb2.WatchPersonalizationResponse]  # type: ignore[assignment]
+    """Sends the user's page as it is now, and anew whenever something more is known of the user: an event was applied, the
+    profile changed, or messages were missed. A reader that is slower than the changes gets the newest page and none in
+    between. Each page is recorded as a decision. Lasts until the caller's deadline, a cancellation or a stop of the
+    server, which ends it with UNAVAILABLE: watch again. RESOURCE_EXHAUSTED past the server's limit of open watches.
     """
     GetUserProfile: _aio.UnaryUnaryMultiCallable[_personalization_service_pb2.GetUserProfileRequest, _personalization_service_pb2.UserProfile]  # type: ignore[assignment]
     """Returns a user's profile. NOT_FOUND if nothing is known of the user."""
@@ -76,6 +88,18 @@ class PersonalizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_personalization_service_pb2.GeneratePersonalizationResponse, _abc.Awaitable[_personalization_service_pb2.GeneratePersonalizationResponse]]:
         """Chooses content blocks from the tenant's catalogue and recommends items, as one page. Nothing is invented: a content
         type without blocks in the catalogue stays empty. POST, since the decision is recorded.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchPersonalization(
+        self,
+        request: _personalization_service_pb2.WatchPersonalizationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_personalization_service_pb2.WatchPersonalizationResponse], _abc.AsyncIterator[_personalization_service_pb2.WatchPersonalizationResponse]]:
+        """Sends the user's page as it is now, and anew whenever something more is known of the user: an event was applied, the
+        profile changed, or messages were missed. A reader that is slower than the changes gets the newest page and none in
+        between. Each page is recorded as a decision. Lasts until the caller's deadline, a cancellation or a stop of the
+        server, which ends it with UNAVAILABLE: watch again. RESOURCE_EXHAUSTED past the server's limit of open watches.
         """
 
     @_abc_1.abstractmethod

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aisle.v1 import access_pb2 as aisle_dot_v1_dot_access__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
@@ -29,7 +30,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aisle/v1/recommendation_service.proto\x12\x08\x61isle.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"r\n\x06Ladder\"h\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\n\n\x06STATIC\x10\x01\x12\x13\n\x0fSEGMENT_POPULAR\x10\x02\x12\x10\n\x0cSTALE_VECTOR\x10\x03\x12\r\n\tNO_RANKER\x10\x04\x12\x08\n\x04\x46ULL\x10\x05\"\xa3\x03\n\x07\x43ontext\x12\x1a\n\x04page\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x1b\n\x06\x64\x65vice\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x12\x1b\n\x05\x62rand\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x06region\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12)\n\x06\x62udget\x18\x05 \x01(\x01\x42\x14\xe2\x41\x01\x01\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x00\x88\x01\x01\x12$\n\nparty_size\x18\x06 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00H\x01\x88\x01\x01\x12\x34\n\nevent_date\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12P\n\nattributes\x18\x08 \x03(\x0b\x32!.aisle.v1.Context.AttributesEntryB\x19\xe2\x41\x01\x01\xbaH\x12\x9a\x01\x0f\x10 \"\x04r\x02\x18@*\x05r\x03\x18\xc8\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_budgetB\r\n\x0b_party_size\"<\n\x06Reason\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontribution\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\"a\n\nRankedItem\x12!\n\x04item\x18\x01 \x01(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12\r\n\x05score\x18\x02 \x01(\x01\x12!\n\x07reasons\x18\x03 \x03(\x0b\x32\x10.aisle.v1.Reason\"\xa2\x02\n\x15RecommendItemsRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12#\n\x0bmax_results\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12(\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x11.aisle.v1.ContextB\x04\xe2\x41\x01\x01\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1a\n\x0cinclude_seen\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x11\x63onsistency_token\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x65xplain\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xce\x02\n\x16RecommendItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.aisle.v1.RankedItem\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\tB\x17\xfa\x41\x14\n\x12\x61isle.dev/Decision\x12#\n\x04rung\x18\x03 \x01(\x0e\x32\x15.aisle.v1.Ladder.Rung\x12\x13\n\x0brung_reason\x18\x04 \x01(\t\x12\x0e\n\x06\x62undle\x18\x05 \x01(\t\x12\x0f\n\x07runtime\x18\x06 \x01(\t\x12\x38\n\x04\x61rms\x18\x07 \x03(\x0b\x32*.aisle.v1.RecommendItemsResponse.ArmsEntry\x12\x12\n\nconsistent\x18\x08 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\x08\x1a+\n\tArmsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x02\n\x10RankItemsRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12@\n\x05items\x18\x02 \x03(\tB1\xe2\x41\x01\x02\xbaH*\x92\x01\'\x08\x01\x10\xe8\x07\" r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\x12(\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x11.aisle.v1.ContextB\x04\xe2\x41\x01\x01\x12\x1f\n\x11\x63onsistency_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x65xplain\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xe0\x02\n\x11RankItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.aisle.v1.RankedItem\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\tB\x17\xfa\x41\x14\n\x12\x61isle.dev/Decision\x12#\n\x04rung\x18\x03 \x01(\x0e\x32\x15.aisle.v1.Ladder.Rung\x12\x13\n\x0brung_reason\x18\x04 \x01(\t\x12\x0e\n\x06\x62undle\x18\x05 \x01(\t\x12\x0f\n\x07runtime\x18\x06 \x01(\t\x12\x33\n\x04\x61rms\x18\x07 \x03(\x0b\x32%.aisle.v1.RankItemsResponse.ArmsEntry\x12\x12\n\nconsistent\x18\x08 \x01(\x08\x12*\n\runknown_items\x18\t \x03(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x1a+\n\tArmsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa6\x01\n\x17ListSimilarItemsRequest\x12H\n\x04item\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/Item\xbaH r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\x12#\n\x0bmax_results\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \"O\n\x18ListSimilarItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.aisle.v1.RankedItem\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\"^\n\x12GetDecisionRequest\x12H\n\x04name\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x61isle.dev/Decision\xbaH\x1cr\x1a\x32\x18^decisions/[0-9a-f]{32}$\"\xba\x04\n\x08\x44\x65\x63ision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12!\n\x04user\x18\x02 \x01(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/User\x12\x0e\n\x06method\x18\x03 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05items\x18\x05 \x03(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12\x0e\n\x06scores\x18\x06 \x03(\x01\x12\x14\n\x0cpropensities\x18\x07 \x03(\x01\x12\'\n\ncandidates\x18\x08 \x03(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12#\n\x04rung\x18\t \x01(\x0e\x32\x15.aisle.v1.Ladder.Rung\x12\x0e\n\x06\x62undle\x18\n \x01(\t\x12\x0f\n\x07runtime\x18\x0b \x01(\t\x12*\n\x04\x61rms\x18\x0c \x03(\x0b\x32\x1c.aisle.v1.Decision.ArmsEntry\x12\x30\n\x07\x63ontext\x18\r \x03(\x0b\x32\x1f.aisle.v1.Decision.ContextEntry\x1a+\n\tArmsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:B\xea\x41?\n\x12\x61isle.dev/Decision\x12\x14\x64\x65\x63isions/{decision}*\tdecisions2\x08\x64\x65\x63ision2\xea\x03\n\x15RecommendationService\x12\x81\x01\n\x0eRecommendItems\x12\x1f.aisle.v1.RecommendItemsRequest\x1a .aisle.v1.RecommendItemsResponse\",\x82\xd3\xe4\x93\x02&\"!/v1/{user=users/*}:recommendItems:\x01*\x12m\n\tRankItems\x12\x1a.aisle.v1.RankItemsRequest\x1a\x1b.aisle.v1.RankItemsResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/{user=users/*}:rankItems:\x01*\x12}\n\x10ListSimilarItems\x12!.aisle.v1.ListSimilarItemsRequest\x1a\".aisle.v1.ListSimilarItemsResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{item=items/*}:similar\x12_\n\x0bGetDecision\x12\x1c.aisle.v1.GetDecisionRequest\x1a\x12.aisle.v1.Decision\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=decisions/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%aisle/v1/recommendation_service.proto\x12\x08\x61isle.v1\x1a\x15\x61isle/v1/access.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"r\n\x06Ladder\"h\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\n\n\x06STATIC\x10\x01\x12\x13\n\x0fSEGMENT_POPULAR\x10\x02\x12\x10\n\x0cSTALE_VECTOR\x10\x03\x12\r\n\tNO_RANKER\x10\x04\x12\x08\n\x04\x46ULL\x10\x05\"\xa3\x03\n\x07\x43ontext\x12\x1a\n\x04page\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x1b\n\x06\x64\x65vice\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x12\x1b\n\x05\x62rand\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x06region\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12)\n\x06\x62udget\x18\x05 \x01(\x01\x42\x14\xe2\x41\x01\x01\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x00\x88\x01\x01\x12$\n\nparty_size\x18\x06 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00H\x01\x88\x01\x01\x12\x34\n\nevent_date\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12P\n\nattributes\x18\x08 \x03(\x0b\x32!.aisle.v1.Context.AttributesEntryB\x19\xe2\x41\x01\x01\xbaH\x12\x9a\x01\x0f\x10 \"\x04r\x02\x18@*\x05r\x03\x18\xc8\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_budgetB\r\n\x0b_party_size\"<\n\x06Reason\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontribution\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x8b\x01\n\nRankedItem\x12!\n\x04item\x18\x01 \x01(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12\r\n\x05score\x18\x02 \x01(\x01\x12!\n\x07reasons\x18\x03 \x03(\x0b\x32\x10.aisle.v1.Reason\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_probability\"\xa2\x02\n\x15RecommendItemsRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12#\n\x0bmax_results\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12(\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x11.aisle.v1.ContextB\x04\xe2\x41\x01\x01\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1a\n\x0cinclude_seen\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x11\x63onsistency_token\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x65xplain\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xce\x02\n\x16RecommendItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.aisle.v1.RankedItem\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\tB\x17\xfa\x41\x14\n\x12\x61isle.dev/Decision\x12#\n\x04rung\x18\x03 \x01(\x0e\x32\x15.aisle.v1.Ladder.Rung\x12\x13\n\x0brung_reason\x18\x04 \x01(\t\x12\x0e\n\x06\x62undle\x18\x05 \x01(\t\x12\x0f\n\x07runtime\x18\x06 \x01(\t\x12\x38\n\x04\x61rms\x18\x07 \x03(\x0b\x32*.aisle.v1.RecommendItemsResponse.ArmsEntry\x12\x12\n\nconsistent\x18\x08 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\x08\x1a+\n\tArmsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x02\n\x10RankItemsRequest\x12H\n\x04user\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/User\xbaH r\x1e\x32\x1c^users/[^/\\x00-\\x1f]{1,256}$\x12@\n\x05items\x18\x02 \x03(\tB1\xe2\x41\x01\x02\xbaH*\x92\x01\'\x08\x01\x10\xe8\x07\" r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\x12(\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x11.aisle.v1.ContextB\x04\xe2\x41\x01\x01\x12\x1f\n\x11\x63onsistency_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x65xplain\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\xe0\x02\n\x11RankItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.aisle.v1.RankedItem\x12)\n\x08\x64\x65\x63ision\x18\x02 \x01(\tB\x17\xfa\x41\x14\n\x12\x61isle.dev/Decision\x12#\n\x04rung\x18\x03 \x01(\x0e\x32\x15.aisle.v1.Ladder.Rung\x12\x13\n\x0brung_reason\x18\x04 \x01(\t\x12\x0e\n\x06\x62undle\x18\x05 \x01(\t\x12\x0f\n\x07runtime\x18\x06 \x01(\t\x12\x33\n\x04\x61rms\x18\x07 \x03(\x0b\x32%.aisle.v1.RankItemsResponse.ArmsEntry\x12\x12\n\nconsistent\x18\x08 \x01(\x08\x12*\n\runknown_items\x18\t \x03(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x1a+\n\tArmsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa6\x01\n\x17ListSimilarItemsRequest\x12H\n\x04item\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x10\n\x0e\x61isle.dev/Item\xbaH r\x1e\x32\x1c^items/[^/\\x00-\\x1f]{1,256}$\x12#\n\x0bmax_results\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \"O\n\x18ListSimilarItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.aisle.v1.RankedItem\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\"^\n\x12GetDecisionRequest\x12H\n\x04name\x18\x01 \x01(\tB:\xe2\x41\x01\x02\xfa\x41\x14\n\x12\x61isle.dev/Decision\xbaH\x1cr\x1a\x32\x18^decisions/[0-9a-f]{32}$\"\xd1\x04\n\x08\x44\x65\x63ision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12!\n\x04user\x18\x02 \x01(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/User\x12\x0e\n\x06method\x18\x03 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05items\x18\x05 \x03(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12\x0e\n\x06scores\x18\x06 \x03(\x01\x12\x14\n\x0cpropensities\x18\x07 \x03(\x01\x12\'\n\ncandidates\x18\x08 \x03(\tB\x13\xfa\x41\x10\n\x0e\x61isle.dev/Item\x12#\n\x04rung\x18\t \x01(\x0e\x32\x15.aisle.v1.Ladder.Rung\x12\x0e\n\x06\x62undle\x18\n \x01(\t\x12\x0f\n\x07runtime\x18\x0b \x01(\t\x12*\n\x04\x61rms\x18\x0c \x03(\x0b\x32\x1c.aisle.v1.Decision.ArmsEntry\x12\x30\n\x07\x63ontext\x18\r \x03(\x0b\x32\x1f.aisle.v1.Decision.ContextEntry\x12\x15\n\rprobabilities\x18\x0e \x03(\x01\x1a+\n\tArmsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:B\xea\x41?\n\x12\x61isle.dev/Decision\x12\x14\x64\x65\x63isions/{decision}*\tdecisions2\x08\x64\x65\x63ision2\x9f\x04\n\x15RecommendationService\x12\x8e\x01\n\x0eRecommendItems\x12\x1f.aisle.v1.RecommendItemsRequest\x1a .aisle.v1.RecommendItemsResponse\"9\xea\xe0\x18\trecommend\x82\xd3\xe4\x93\x02&\"!/v1/{user=users/*}:recommendItems:\x01*\x12z\n\tRankItems\x12\x1a.aisle.v1.RankItemsRequest\x1a\x1b.aisle.v1.RankItemsResponse\"4\xea\xe0\x18\trecommend\x82\xd3\xe4\x93\x02!\"\x1c/v1/{user=users/*}:rankItems:\x01*\x12\x8a\x01\n\x10ListSimilarItems\x12!.aisle.v1.ListSimilarItemsRequest\x1a\".aisle.v1.ListSimilarItemsResponse\"/\xea\xe0\x18\trecommend\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{item=items/*}:similar\x12l\n\x0bGetDecision\x12\x1c.aisle.v1.GetDecisionRequest\x1a\x12.aisle.v1.Decision\"+\xea\xe0\x18\trecommend\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=decisions/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -113,49 +114,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECISION']._loaded_options = None
   _globals['_DECISION']._serialized_options = b'\352A?\n\022aisle.dev/Decision\022\024decisions/{decision}*\tdecisions2\010decision'
   _globals['_RECOMMENDATIONSERVICE'].methods_by_name['RecommendItems']._loaded_options = None
-  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['RecommendItems']._serialized_options = b'\202\323\344\223\002&\"!/v1/{user=users/*}:recommendItems:\001*'
+  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['RecommendItems']._serialized_options = b'\352\340\030\trecommend\202\323\344\223\002&\"!/v1/{user=users/*}:recommendItems:\001*'
   _globals['_RECOMMENDATIONSERVICE'].methods_by_name['RankItems']._loaded_options = None
-  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['RankItems']._serialized_options = b'\202\323\344\223\002!\"\034/v1/{user=users/*}:rankItems:\001*'
+  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['RankItems']._serialized_options = b'\352\340\030\trecommend\202\323\344\223\002!\"\034/v1/{user=users/*}:rankItems:\001*'
   _globals['_RECOMMENDATIONSERVICE'].methods_by_name['ListSimilarItems']._loaded_options = None
-  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['ListSimilarItems']._serialized_options = b'\202\323\344\223\002\034\022\032/v1/{item=items/*}:similar'
+  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['ListSimilarItems']._serialized_options = b'\352\340\030\trecommend\202\323\344\223\002\034\022\032/v1/{item=items/*}:similar'
   _globals['_RECOMMENDATIONSERVICE'].methods_by_name['GetDecision']._loaded_options = None
-  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['GetDecision']._serialized_options = b'\202\323\344\223\002\030\022\026/v1/{name=decisions/*}'
-  _globals['_LADDER']._serialized_start=203
-  _globals['_LADDER']._serialized_end=317
-  _globals['_LADDER_RUNG']._serialized_start=213
-  _globals['_LADDER_RUNG']._serialized_end=317
-  _globals['_CONTEXT']._serialized_start=320
-  _globals['_CONTEXT']._serialized_end=739
-  _globals['_CONTEXT_ATTRIBUTESENTRY']._serialized_start=664
-  _globals['_CONTEXT_ATTRIBUTESENTRY']._serialized_end=713
-  _globals['_REASON']._serialized_start=741
-  _globals['_REASON']._serialized_end=801
-  _globals['_RANKEDITEM']._serialized_start=803
-  _globals['_RANKEDITEM']._serialized_end=900
-  _globals['_RECOMMENDITEMSREQUEST']._serialized_start=903
-  _globals['_RECOMMENDITEMSREQUEST']._serialized_end=1193
-  _globals['_RECOMMENDITEMSRESPONSE']._serialized_start=1196
-  _globals['_RECOMMENDITEMSRESPONSE']._serialized_end=1530
-  _globals['_RECOMMENDITEMSRESPONSE_ARMSENTRY']._serialized_start=1487
-  _globals['_RECOMMENDITEMSRESPONSE_ARMSENTRY']._serialized_end=1530
-  _globals['_RANKITEMSREQUEST']._serialized_start=1533
-  _globals['_RANKITEMSREQUEST']._serialized_end=1789
-  _globals['_RANKITEMSRESPONSE']._serialized_start=1792
-  _globals['_RANKITEMSRESPONSE']._serialized_end=2144
-  _globals['_RANKITEMSRESPONSE_ARMSENTRY']._serialized_start=1487
-  _globals['_RANKITEMSRESPONSE_ARMSENTRY']._serialized_end=1530
-  _globals['_LISTSIMILARITEMSREQUEST']._serialized_start=2147
-  _globals['_LISTSIMILARITEMSREQUEST']._serialized_end=2313
-  _globals['_LISTSIMILARITEMSRESPONSE']._serialized_start=2315
-  _globals['_LISTSIMILARITEMSRESPONSE']._serialized_end=2394
-  _globals['_GETDECISIONREQUEST']._serialized_start=2396
-  _globals['_GETDECISIONREQUEST']._serialized_end=2490
-  _globals['_DECISION']._serialized_start=2493
-  _globals['_DECISION']._serialized_end=3063
-  _globals['_DECISION_ARMSENTRY']._serialized_start=1487
-  _globals['_DECISION_ARMSENTRY']._serialized_end=1530
-  _globals['_DECISION_CONTEXTENTRY']._serialized_start=2949
-  _globals['_DECISION_CONTEXTENTRY']._serialized_end=2995
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=3066
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3556
+  _globals['_RECOMMENDATIONSERVICE'].methods_by_name['GetDecision']._serialized_options = b'\352\340\030\trecommend\202\323\344\223\002\030\022\026/v1/{name=decisions/*}'
+  _globals['_LADDER']._serialized_start=226
+  _globals['_LADDER']._serialized_end=340
+  _globals['_LADDER_RUNG']._serialized_start=236
+  _globals['_LADDER_RUNG']._serialized_end=340
+  _globals['_CONTEXT']._serialized_start=343
+  _globals['_CONTEXT']._serialized_end=762
+  _globals['_CONTEXT_ATTRIBUTESENTRY']._serialized_start=687
+  _globals['_CONTEXT_ATTRIBUTESENTRY']._serialized_end=736
+  _globals['_REASON']._serialized_start=764
+  _globals['_REASON']._serialized_end=824
+  _globals['_RANKEDITEM']._serialized_start=827
+  _globals['_RANKEDITEM']._serialized_end=966
+  _globals['_RECOMMENDITEMSREQUEST']._serialized_start=969
+  _globals['_RECOMMENDITEMSREQUEST']._serialized_end=1259
+  _globals['_RECOMMENDITEMSRESPONSE']._serialized_start=1262
+  _globals['_RECOMMENDITEMSRESPONSE']._serialized_end=1596
+  _globals['_RECOMMENDITEMSRESPONSE_ARMSENTRY']._serialized_start=1553
+  _globals['_RECOMMENDITEMSRESPONSE_ARMSENTRY']._serialized_end=1596
+  _globals['_RANKITEMSREQUEST']._serialized_start=1599
+  _globals['_RANKITEMSREQUEST']._serialized_end=1855
+  _globals['_RANKITEMSRESPONSE']._serialized_start=1858
+  _globals['_RANKITEMSRESPONSE']._serialized_end=2210
+  _globals['_RANKITEMSRESPONSE_ARMSENTRY']._serialized_start=1553
+  _globals['_RANKITEMSRESPONSE_ARMSENTRY']._serialized_end=1596
+  _globals['_LISTSIMILARITEMSREQUEST']._serialized_start=2213
+  _globals['_LISTSIMILARITEMSREQUEST']._serialized_end=2379
+  _globals['_LISTSIMILARITEMSRESPONSE']._serialized_start=2381
+  _globals['_LISTSIMILARITEMSRESPONSE']._serialized_end=2460
+  _globals['_GETDECISIONREQUEST']._serialized_start=2462
+  _globals['_GETDECISIONREQUEST']._serialized_end=2556
+  _globals['_DECISION']._serialized_start=2559
+  _globals['_DECISION']._serialized_end=3152
+  _globals['_DECISION_ARMSENTRY']._serialized_start=1553
+  _globals['_DECISION_ARMSENTRY']._serialized_end=1596
+  _globals['_DECISION_CONTEXTENTRY']._serialized_start=3038
+  _globals['_DECISION_CONTEXTENTRY']._serialized_end=3084
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=3155
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3698
 # @@protoc_insertion_point(module_scope)

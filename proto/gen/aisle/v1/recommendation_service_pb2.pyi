@@ -192,10 +192,17 @@ class RankedItem(_message.Message):
     ITEM_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """`items/ID`."""
     score: _builtins.float
     """Larger is better; comparable within one reply only."""
+    probability: _builtins.float
+    """The probability in [0, 1] that the user's next goal event (such as a click or a booking) is on the item, given that it is one of the
+    candidates ranked. Calibrated by isotonic regression on interactions that training held out. Of one item at a time: over a list
+    they need not add up to 1. In RankItems the caller's items are the candidates, and the fewer they are the less it holds.
+    Absent where no ranker answered, where its bundle has no calibration, in ListSimilarItems, and for items that do not exist.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Largest contribution first. Filled if `explain` was set."""
@@ -206,12 +213,15 @@ class RankedItem(_message.Message):
         item: _builtins.str = ...,
         score: _builtins.float = ...,
         reasons: _abc.Iterable[Global___Reason] | None = ...,
+        probability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_probability", b"_probability", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "reasons", b"reasons", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability", b"_probability", "item", b"item", "probability", b"probability", "reasons", b"reasons", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___RankedItem: _TypeAlias = RankedItem  # noqa: Y015
 
@@ -237,7 +247,9 @@ class RecommendItemsRequest(_message.Message):
     At most 4096 characters.
     """
     include_seen: _builtins.bool
-    """Whether items in the user's history may be returned. By default they are not."""
+    """Whether items in the user's history may be returned. By default they are not, but for those with an event of a repeatable type.
+    What was booked or bought is returned in neither case, unless that type is repeatable.
+    """
     consistency_token: _builtins.str
     """From IngestEvents: the list takes those events into account, or `consistent` is false."""
     explain: _builtins.bool
@@ -604,6 +616,7 @@ class Decision(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     ARMS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`decisions/ID`: 32 hexadecimal digits that sort by time."""
     user: _builtins.str
@@ -630,7 +643,7 @@ class Decision(_message.Message):
 
     @_builtins.property
     def propensities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The probability that this policy shows each at its place, in (0, 1]."""
+        """The probability that this policy shows each at its place, in (0, 1]. 1 where nothing was random."""
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -642,7 +655,11 @@ class Decision(_message.Message):
 
     @_builtins.property
     def context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The circumstances, flattened."""
+        """The circumstances, flattened. `aisle.exploration_seed` is what the list's draw was made from, in hexadecimal."""
+
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """`RankedItem.probability` of the items, in their order. Empty where they have none; those that do not exist stand last and have none."""
 
     def __init__(
         self,
@@ -660,10 +677,11 @@ class Decision(_message.Message):
         runtime: _builtins.str = ...,
         arms: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "bundle", b"bundle", "candidates", b"candidates", "context", b"context", "decide_time", b"decide_time", "items", b"items", "method", b"method", "name", b"name", "propensities", b"propensities", "rung", b"rung", "runtime", b"runtime", "scores", b"scores", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "bundle", b"bundle", "candidates", b"candidates", "context", b"context", "decide_time", b"decide_time", "items", b"items", "method", b"method", "name", b"name", "probabilities", b"probabilities", "propensities", b"propensities", "rung", b"rung", "runtime", b"runtime", "scores", b"scores", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from aisle.v1 import access_pb2 as aisle_dot_v1_dot_access__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
@@ -30,7 +31,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61isle/v1/vector_service.proto\x12\x08\x61isle.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x97\x01\n\nCollection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x14\n\x0cvector_count\x18\x03 \x01(\x03:L\xea\x41I\n\x14\x61isle.dev/Collection\x12\x18\x63ollections/{collection}*\x0b\x63ollections2\ncollection\"\x8a\x01\n\x06Vector\x12,\n\x02id\x18\x01 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[^\\x00-\\x1f]{1,256}$\x12\x1f\n\x06vector\x18\x02 \x01(\x0c\x42\x0f\xe2\x41\x01\x02\xbaH\x08z\x06\x10\x04\x18\x80\x80\x01\x12\x31\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\"\xb1\x01\n\x14UpsertVectorsRequest\x12\x65\n\ncollection\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x32\n\x07vectors\x18\x02 \x03(\x0b\x32\x10.aisle.v1.VectorB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"/\n\x15UpsertVectorsResponse\x12\x16\n\x0eupserted_count\x18\x01 \x01(\x05\"\x9b\x01\n\x14\x44\x65leteVectorsRequest\x12\x65\n\ncollection\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x1c\n\x03ids\x18\x02 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\".\n\x15\x44\x65leteVectorsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"\xf3\x01\n\x14SearchVectorsRequest\x12\x65\n\ncollection\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x10\n\x06vector\x18\x02 \x01(\x0cH\x00\x12\x19\n\x04text\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x00\x12\x19\n\x01k\x18\x04 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\x06\x66ilter\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 B\x0e\n\x05query\x12\x05\xbaH\x02\x08\x01\"s\n\x15SearchVectorsResponse\x12\x36\n\x07matches\x18\x01 \x03(\x0b\x32%.aisle.v1.SearchVectorsResponse.Match\x1a\"\n\x05Match\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"R\n\x16ListCollectionsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"]\n\x17ListCollectionsResponse\x12)\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x14.aisle.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x17\x44\x65leteCollectionRequest\x12_\n\x04name\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$2\x95\x05\n\rVectorService\x12\x89\x01\n\rUpsertVectors\x12\x1e.aisle.v1.UpsertVectorsRequest\x1a\x1f.aisle.v1.UpsertVectorsResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/{collection=collections/*}:upsertVectors:\x01*\x12\x89\x01\n\rDeleteVectors\x12\x1e.aisle.v1.DeleteVectorsRequest\x1a\x1f.aisle.v1.DeleteVectorsResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/{collection=collections/*}:deleteVectors:\x01*\x12\x89\x01\n\rSearchVectors\x12\x1e.aisle.v1.SearchVectorsRequest\x1a\x1f.aisle.v1.SearchVectorsResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/{collection=collections/*}:searchVectors:\x01*\x12o\n\x0fListCollections\x12 .aisle.v1.ListCollectionsRequest\x1a!.aisle.v1.ListCollectionsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/collections\x12o\n\x10\x44\x65leteCollection\x12!.aisle.v1.DeleteCollectionRequest\x1a\x16.google.protobuf.Empty\" \x82\xd3\xe4\x93\x02\x1a*\x18/v1/{name=collections/*}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61isle/v1/vector_service.proto\x12\x08\x61isle.v1\x1a\x15\x61isle/v1/access.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x97\x01\n\nCollection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x14\n\x0cvector_count\x18\x03 \x01(\x03:L\xea\x41I\n\x14\x61isle.dev/Collection\x12\x18\x63ollections/{collection}*\x0b\x63ollections2\ncollection\"\x8a\x01\n\x06Vector\x12,\n\x02id\x18\x01 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[^\\x00-\\x1f]{1,256}$\x12\x1f\n\x06vector\x18\x02 \x01(\x0c\x42\x0f\xe2\x41\x01\x02\xbaH\x08z\x06\x10\x04\x18\x80\x80\x01\x12\x31\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\"\xb1\x01\n\x14UpsertVectorsRequest\x12\x65\n\ncollection\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x32\n\x07vectors\x18\x02 \x03(\x0b\x32\x10.aisle.v1.VectorB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"/\n\x15UpsertVectorsResponse\x12\x16\n\x0eupserted_count\x18\x01 \x01(\x05\"\x9b\x01\n\x14\x44\x65leteVectorsRequest\x12\x65\n\ncollection\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x1c\n\x03ids\x18\x02 \x03(\tB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\".\n\x15\x44\x65leteVectorsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"\xf3\x01\n\x14SearchVectorsRequest\x12\x65\n\ncollection\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x10\n\x06vector\x18\x02 \x01(\x0cH\x00\x12\x19\n\x04text\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x00\x12\x19\n\x01k\x18\x04 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\x06\x66ilter\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 B\x0e\n\x05query\x12\x05\xbaH\x02\x08\x01\"s\n\x15SearchVectorsResponse\x12\x36\n\x07matches\x18\x01 \x03(\x0b\x32%.aisle.v1.SearchVectorsResponse.Match\x1a\"\n\x05Match\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"R\n\x16ListCollectionsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"]\n\x17ListCollectionsResponse\x12)\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x14.aisle.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x17\x44\x65leteCollectionRequest\x12_\n\x04name\x18\x01 \x01(\tBQ\xe2\x41\x01\x02\xfa\x41\x16\n\x14\x61isle.dev/Collection\xbaH1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$2\xd6\x05\n\rVectorService\x12\x94\x01\n\rUpsertVectors\x12\x1e.aisle.v1.UpsertVectorsRequest\x1a\x1f.aisle.v1.UpsertVectorsResponse\"B\xea\xe0\x18\x07vectors\x82\xd3\xe4\x93\x02\x31\",/v1/{collection=collections/*}:upsertVectors:\x01*\x12\x94\x01\n\rDeleteVectors\x12\x1e.aisle.v1.DeleteVectorsRequest\x1a\x1f.aisle.v1.DeleteVectorsResponse\"B\xea\xe0\x18\x07vectors\x82\xd3\xe4\x93\x02\x31\",/v1/{collection=collections/*}:deleteVectors:\x01*\x12\x99\x01\n\rSearchVectors\x12\x1e.aisle.v1.SearchVectorsRequest\x1a\x1f.aisle.v1.SearchVectorsResponse\"G\xea\xe0\x18\x0cvectors.read\x82\xd3\xe4\x93\x02\x31\",/v1/{collection=collections/*}:searchVectors:\x01*\x12\x7f\n\x0fListCollections\x12 .aisle.v1.ListCollectionsRequest\x1a!.aisle.v1.ListCollectionsResponse\"\'\xea\xe0\x18\x0cvectors.read\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/collections\x12z\n\x10\x44\x65leteCollection\x12!.aisle.v1.DeleteCollectionRequest\x1a\x16.google.protobuf.Empty\"+\xea\xe0\x18\x07vectors\x82\xd3\xe4\x93\x02\x1a*\x18/v1/{name=collections/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,39 +73,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECOLLECTIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETECOLLECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\026\n\024aisle.dev/Collection\272H1r/2-^collections/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
   _globals['_VECTORSERVICE'].methods_by_name['UpsertVectors']._loaded_options = None
-  _globals['_VECTORSERVICE'].methods_by_name['UpsertVectors']._serialized_options = b'\202\323\344\223\0021\",/v1/{collection=collections/*}:upsertVectors:\001*'
+  _globals['_VECTORSERVICE'].methods_by_name['UpsertVectors']._serialized_options = b'\352\340\030\007vectors\202\323\344\223\0021\",/v1/{collection=collections/*}:upsertVectors:\001*'
   _globals['_VECTORSERVICE'].methods_by_name['DeleteVectors']._loaded_options = None
-  _globals['_VECTORSERVICE'].methods_by_name['DeleteVectors']._serialized_options = b'\202\323\344\223\0021\",/v1/{collection=collections/*}:deleteVectors:\001*'
+  _globals['_VECTORSERVICE'].methods_by_name['DeleteVectors']._serialized_options = b'\352\340\030\007vectors\202\323\344\223\0021\",/v1/{collection=collections/*}:deleteVectors:\001*'
   _globals['_VECTORSERVICE'].methods_by_name['SearchVectors']._loaded_options = None
-  _globals['_VECTORSERVICE'].methods_by_name['SearchVectors']._serialized_options = b'\202\323\344\223\0021\",/v1/{collection=collections/*}:searchVectors:\001*'
+  _globals['_VECTORSERVICE'].methods_by_name['SearchVectors']._serialized_options = b'\352\340\030\014vectors.read\202\323\344\223\0021\",/v1/{collection=collections/*}:searchVectors:\001*'
   _globals['_VECTORSERVICE'].methods_by_name['ListCollections']._loaded_options = None
-  _globals['_VECTORSERVICE'].methods_by_name['ListCollections']._serialized_options = b'\202\323\344\223\002\021\022\017/v1/collections'
+  _globals['_VECTORSERVICE'].methods_by_name['ListCollections']._serialized_options = b'\352\340\030\014vectors.read\202\323\344\223\002\021\022\017/v1/collections'
   _globals['_VECTORSERVICE'].methods_by_name['DeleteCollection']._loaded_options = None
-  _globals['_VECTORSERVICE'].methods_by_name['DeleteCollection']._serialized_options = b'\202\323\344\223\002\032*\030/v1/{name=collections/*}'
-  _globals['_COLLECTION']._serialized_start=222
-  _globals['_COLLECTION']._serialized_end=373
-  _globals['_VECTOR']._serialized_start=376
-  _globals['_VECTOR']._serialized_end=514
-  _globals['_UPSERTVECTORSREQUEST']._serialized_start=517
-  _globals['_UPSERTVECTORSREQUEST']._serialized_end=694
-  _globals['_UPSERTVECTORSRESPONSE']._serialized_start=696
-  _globals['_UPSERTVECTORSRESPONSE']._serialized_end=743
-  _globals['_DELETEVECTORSREQUEST']._serialized_start=746
-  _globals['_DELETEVECTORSREQUEST']._serialized_end=901
-  _globals['_DELETEVECTORSRESPONSE']._serialized_start=903
-  _globals['_DELETEVECTORSRESPONSE']._serialized_end=949
-  _globals['_SEARCHVECTORSREQUEST']._serialized_start=952
-  _globals['_SEARCHVECTORSREQUEST']._serialized_end=1195
-  _globals['_SEARCHVECTORSRESPONSE']._serialized_start=1197
-  _globals['_SEARCHVECTORSRESPONSE']._serialized_end=1312
-  _globals['_SEARCHVECTORSRESPONSE_MATCH']._serialized_start=1278
-  _globals['_SEARCHVECTORSRESPONSE_MATCH']._serialized_end=1312
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1314
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=1396
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=1398
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1491
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=1493
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=1615
-  _globals['_VECTORSERVICE']._serialized_start=1618
-  _globals['_VECTORSERVICE']._serialized_end=2279
+  _globals['_VECTORSERVICE'].methods_by_name['DeleteCollection']._serialized_options = b'\352\340\030\007vectors\202\323\344\223\002\032*\030/v1/{name=collections/*}'
+  _globals['_COLLECTION']._serialized_start=245
+  _globals['_COLLECTION']._serialized_end=396
+  _globals['_VECTOR']._serialized_start=399
+  _globals['_VECTOR']._serialized_end=537
+  _globals['_UPSERTVECTORSREQUEST']._serialized_start=540
+  _globals['_UPSERTVECTORSREQUEST']._serialized_end=717
+  _globals['_UPSERTVECTORSRESPONSE']._serialized_start=719
+  _globals['_UPSERTVECTORSRESPONSE']._serialized_end=766
+  _globals['_DELETEVECTORSREQUEST']._serialized_start=769
+  _globals['_DELETEVECTORSREQUEST']._serialized_end=924
+  _globals['_DELETEVECTORSRESPONSE']._serialized_start=926
+  _globals['_DELETEVECTORSRESPONSE']._serialized_end=972
+  _globals['_SEARCHVECTORSREQUEST']._serialized_start=975
+  _globals['_SEARCHVECTORSREQUEST']._serialized_end=1218
+  _globals['_SEARCHVECTORSRESPONSE']._serialized_start=1220
+  _globals['_SEARCHVECTORSRESPONSE']._serialized_end=1335
+  _globals['_SEARCHVECTORSRESPONSE_MATCH']._serialized_start=1301
+  _globals['_SEARCHVECTORSRESPONSE_MATCH']._serialized_end=1335
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1337
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=1419
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=1421
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1514
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=1516
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=1638
+  _globals['_VECTORSERVICE']._serialized_start=1641
+  _globals['_VECTORSERVICE']._serialized_end=2367
 # @@protoc_insertion_point(module_scope)

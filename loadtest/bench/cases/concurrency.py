@@ -1,0 +1,42 @@
+"""Many at once: a thousand in flight, two workers beside one, and three times as many calls as can be answered."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from loadtest.bench.case import Case, Round
+from loadtest.bench.cases.recommend import asked, bodies
+from loadtest.bench.measure import Figures
+from loadtest.bench.stand import Stand
+
+_ROOM = 16
+"""AISLE_MAX_IN_FLIGHT of the servers for overload: what is admitted is answered in the time of so many."""
+
+
+def _thousand(stand: Stand, turn: Round) -> Figures:
+    """500 calls a second for twice the time, at most 1,000 at once; one in four asks for a list that nobody has asked for before."""
+    kept, new = bodies(200, turn.salt), bodies(20_000, turn.salt + 200)
+    content = [new[n] if n % 4 == 0 else kept[n % len(kept)] for n in range(int(1000 * turn.seconds))]
+    return asked(stand.server, content, 1000, 2 * turn.seconds, rate=500)
+
+
+def _workers(count: int, stand: Stand, turn: Round) -> Figures:
+    with stand.serve("--workers", str(count)) as server:
+        asked(server, bodies(400, turn.salt), 16, turn.seconds)
+        return asked(server, bodies(20_000, turn.salt + 400), 64, turn.seconds)
+
+
+def _admitted(times: float, stand: Stand, turn: Round) -> Figures:
+    """Finds what a server with little room answers, then asks that many times as much, open loop."""
+    with stand.serve(AISLE_MAX_IN_FLIGHT=str(_ROOM)) as server:
+        capacity = asked(server, bodies(20_000, turn.salt), _ROOM, turn.seconds).rps
+        return asked(server, bodies(20_000, turn.salt + 20_000), 1000, turn.seconds, rate=times * capacity)
+
+
+CASES = (
+    Case(name="mixed lists, 500/s", measure=_thousand),
+    Case(name="1 worker, miss @64", measure=partial(_workers, 1)),
+    Case(name="2 workers, miss @64", measure=partial(_workers, 2), beside="1 worker, miss @64"),
+    Case(name="load of 0.8", measure=partial(_admitted, 0.8)),
+    Case(name="load of 3", measure=partial(_admitted, 3.0), beside="load of 0.8", p95_at_most=2.0),
+)

@@ -1,0 +1,45 @@
+"""Ray Serve: one replica with `@serve.batch`. Started as a program; ends when its input closes.
+
+Source: docs.ray.io, "Dynamic request batching" and "Serve a text generator with request batching".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from starlette.requests import Request
+from text import Encoder
+
+
+@serve.deployment(num_replicas=1, max_ongoing_requests=128, ray_actor_options={"num_cpus": 1})  # type: ignore[untyped-decorator]
+class Embedder:
+    """Texts to vectors."""
+
+    def __init__(self) -> None:
+        self.encoder = Encoder()
+
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)  # type: ignore[untyped-decorator]
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embeds a batch."""
+        rows: list[list[float]] = self.encoder.embed(texts).tolist()
+        return rows
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        """Answers one request."""
+        body = await request.json()
+        return {"vector": await self.embed(body["text"])}
+
+
+if __name__ == "__main__":
+    folder = str(Path(__file__).parent)
+    ray.init(include_dashboard=False, num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": folder}}, logging_level="warning")
+    serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PEER_PORT"])})
+    serve.run(Embedder.bind(), route_prefix="/embed")
+    sys.stdin.read()
+    serve.shutdown()
+    ray.shutdown()

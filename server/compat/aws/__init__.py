@@ -1,0 +1,1 @@
+"""AWS Personalize, runtime and events, as its SDKs speak it."""
