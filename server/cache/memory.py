@@ -82,6 +82,8 @@ class MemoryCache:
         self._bytes = {id(self._window): 0, id(self._probation): 0, id(self._protected): 0}
         self._tenants: dict[TenantId, dict[Key, _Entry]] = {}
         self._used: dict[TenantId, int] = {}
+        self._ending: dict[int, dict[Key, _Entry]] = {}
+        self._next_sweep_s = 0
         self._counts = Sketch(max_bytes // 1024)
         self._window_most = int(_WINDOW_LEAST * max_bytes)
         self._step = _STEP * max_bytes
@@ -104,14 +106,16 @@ class MemoryCache:
 
     def put(self, key: Key, stored: Stored) -> None:
         """Keeps an entry, in the place of one with the same key, unless what would have to leave for it is read more often."""
+        now = time.time()
+        self._sweep(now)
         self.forget([key])
         size = len(stored.value) + len(key.key) + ENTRY_OVERHEAD_BYTES
-        now = time.time()
         entry = _Entry(stored, min(stored.expire_time_s + stored.stale_s, now + self._longest_s), size)
         if size > self.max_bytes or entry.ends_s <= now:
             return
         self._tenants.setdefault(key.tenant_id, {})[key] = entry
         self._used[key.tenant_id] = self._used.get(key.tenant_id, 0) + size
+        self._ending.setdefault(int(entry.ends_s), {})[key] = entry
         self._place(self._window, key, entry)
         self._settle()
         mine = self._tenants.get(key.tenant_id, {})
@@ -137,6 +141,7 @@ class MemoryCache:
             self._bytes[id(segment)] = 0
         self._tenants.clear()
         self._used.clear()
+        self._ending.clear()
 
     @property
     def size_bytes(self) -> int:
@@ -144,8 +149,17 @@ class MemoryCache:
         return sum(self._bytes.values())
 
     def used_by(self, tenant_id: TenantId) -> tuple[int, int]:
-        """Returns a tenant's entries, those that expired and were not read since included, and their bytes."""
+        """Returns a tenant's entries, those that expired since the last one was kept included, and their bytes."""
         return len(self._tenants.get(tenant_id, {})), self._used.get(tenant_id, 0)
+
+    def _sweep(self, now: float) -> None:
+        """Drops what has expired, once a second at most: memory follows what may be read, not all that was kept since the start."""
+        if now < self._next_sweep_s:
+            return
+        self._next_sweep_s = int(now) + 1
+        for second in [second for second in self._ending if second < self._next_sweep_s - 1]:
+            for key, entry in list(self._ending[second].items()):
+                self._drop(key, entry)
 
     def _touch(self, key: Key, entry: _Entry) -> None:
         if entry.segment is self._probation:
@@ -225,6 +239,11 @@ class MemoryCache:
 
     def _drop(self, key: Key, entry: _Entry) -> None:
         self._leave(key, entry)
+        second = int(entry.ends_s)
+        ending = self._ending[second]
+        del ending[key]
+        if not ending:
+            del self._ending[second]
         tenant_id = key[0]
         mine = self._tenants[tenant_id]
         del mine[key]

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import orjson
-from cachetools import LRUCache
+from cachetools import TTLCache
 
 from server.cache import RECOMMENDATIONS_TTL_S, Cache
 from server.domain import BundleId, Interaction, ItemId, Profile, Reason, Rung, ScoredItem, TenantId
@@ -32,6 +32,8 @@ _FORMAT = 3
 
 _REMEMBERED = 2_000
 """Lists kept as objects beside their bytes, some 20 kB each: a list that is in memory anyway is not read from bytes again."""
+_REMEMBERED_S = 60.0
+"""As long as their bytes stay in the process."""
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ class RankedLists:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._decoded: LRUCache[tuple[TenantId, str], tuple[bytes, RankedList]] = LRUCache(_REMEMBERED)
+        self._decoded: TTLCache[tuple[TenantId, str], tuple[bytes, RankedList]] = TTLCache(_REMEMBERED, _REMEMBERED_S)
 
     async def get_or_compute(self, tenant_id: TenantId, key: str, best: Rung, compute: Callable[[], Awaitable[RankedList]]) -> Found:
         """Returns a list and where it was found.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,3 +132,22 @@ def test_counts_are_never_too_low(added: list[int]) -> None:
     before = {one: sketch.count(hash(one)) for one in set(added)}
     sketch.halve()
     assert {one: sketch.count(hash(one)) for one in before} == {one: count // 2 for one, count in before.items()}
+
+
+def test_what_has_expired_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries past their time leave as others come, though nobody asks for them again; those that may still be read stay."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    cache = MemoryCache(1_000_000, longest_s=60.0)
+    for number in range(100):
+        cache.put(_key(f"old{number}"), Stored(bytes(600), now + 5))
+    cache.put(_key("kept"), Stored(b"x", now + 3600))
+    monkeypatch.setattr(time, "time", lambda: now + 10)
+    cache.put(_key("new"), Stored(b"y", now + 3600))
+    assert cache.used_by(ACME)[0] == 2
+    assert cache.evictions == 0
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    cache.put(_key("newer"), Stored(b"z", now + 3600))
+    assert cache.get(_key("kept")) is None
+    assert cache.get(_key("new")) is not None
+    assert cache.used_by(ACME)[0] == 2
