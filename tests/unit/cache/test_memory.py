@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -136,18 +137,18 @@ def test_counts_are_never_too_low(added: list[int]) -> None:
 
 def test_what_has_expired_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries past their time leave as others come, though nobody asks for them again; those that may still be read stay."""
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)
+    now = [time.time()]
+    monkeypatch.setattr("server.cache.memory.time", SimpleNamespace(time=lambda: now[0]))
     cache = MemoryCache(1_000_000, longest_s=60.0)
     for number in range(100):
-        cache.put(_key(f"old{number}"), Stored(bytes(600), now + 5))
-    cache.put(_key("kept"), Stored(b"x", now + 3600))
-    monkeypatch.setattr(time, "time", lambda: now + 10)
-    cache.put(_key("new"), Stored(b"y", now + 3600))
+        cache.put(_key(f"old{number}"), Stored(bytes(600), now[0] + 5))
+    cache.put(_key("kept"), Stored(b"x", now[0] + 3600))
+    now[0] += 10
+    cache.put(_key("new"), Stored(b"y", now[0] + 3600))
     assert cache.used_by(ACME)[0] == 2
     assert cache.evictions == 0
-    monkeypatch.setattr(time, "time", lambda: now + 61)
-    cache.put(_key("newer"), Stored(b"z", now + 3600))
+    now[0] += 51
+    cache.put(_key("newer"), Stored(b"z", now[0] + 3600))
     assert cache.get(_key("kept")) is None
     assert cache.get(_key("new")) is not None
     assert cache.used_by(ACME)[0] == 2
