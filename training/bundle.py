@@ -32,13 +32,14 @@ from training.metrics import DEFAULT_METRICS, Estimate, parse_metrics
 from training.model import Model
 from training.network import LearnedRanker
 from training.outcomes import Shown
-from training.pipeline import LEAST_HISTORY, Engine, Task, ThisProcess, fit_alone, train_model
+from training.pipeline import Engine, Task, ThisProcess, fit_alone, train_model
 from training.ranker import ranker_model
 from training.ranking import Logged
 from training.ranks import judge, rank_users
 from training.report.build import ModelReport, write_report
 from training.report.findings import study_report
 from training.report.lineage import lineage
+from training.splits import LEAST_HISTORY, held_out
 from training.views.contextual import Contexts
 from training.views.semantic_map import ItemTexts
 
@@ -134,12 +135,14 @@ def train(
         progress=progress,
         note=missing.append,
     )
-    last = interactions.last_of_each(least=LEAST_HISTORY) & (interactions.weights > 0)
-    if int(last.sum()) >= 2 * ENOUGH_USERS:
+    later, before = held_out(interactions)
+    asked = np.unique(interactions.users[later])
+    if len(asked) >= 2 * ENOUGH_USERS:
+        judges = asked[1::2]  # ids are opaque, so they are like the others
         goals = vocabulary.encode(events, worth).weights
-        learners = set(vocabulary.user_ids[::2])  # not those whose items the metrics ask for
-        logged = Logged([one for one in shown if one.user_id in learners], vocabulary)
-        model, study = _choose_and_judge(interactions, last, task, goals, logged)
+        unseen = {vocabulary.user_ids[user] for user in judges.tolist()}
+        logged = Logged([one for one in shown if one.user_id not in unseen], vocabulary)
+        model, study = _choose_and_judge(interactions, (before, later), judges, task, goals, logged)
     else:
         model = fit_alone(interactions, task)
         study = Study.unjudged(model, interactions)
@@ -160,12 +163,21 @@ def train(
 
 
 def _choose_and_judge(
-    interactions: Interactions, last: NDArray[np.bool_], task: Task, goals: FloatArray, logged: Logged
+    interactions: Interactions,
+    split: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    judges: NDArray[np.int64],
+    task: Task,
+    goals: FloatArray,
+    logged: Logged,
 ) -> tuple[Model, Study]:
-    before, held_out = interactions.select(~last), interactions.select(last)
-    judged = np.arange(len(held_out.users)) % 2 == 1  # one row a user, in the order of opaque ids: halves are alike
-    draft, model, learning = train_model(before, held_out.select(~judged), interactions, task, worth=goals[last][~judged], logged=logged)
-    asked = held_out.select(judged)
+    """Returns the model, and how it did for the users `judges`, by whom nothing was chosen.
+
+    `split` says what is fitted meanwhile and what is asked, as `held_out` does.
+    """
+    before, after = (interactions.select(part) for part in split)
+    judged = np.isin(after.users, judges)
+    draft, model, learning = train_model(before, after.select(~judged), interactions, task, worth=goals[split[1]][~judged], logged=logged)
+    asked = after.select(judged)
     contenders = {"aisle": aisle_scores(draft, before), "popularity": baselines.popularity(before), "item_knn": baselines.item_knn(before)}
     users = np.unique(asked.users)
     if len(users) > _JUDGED:

@@ -105,6 +105,14 @@ class Interactions:
         start = max(start, end - HISTORY_LIMIT)
         return History(self.items[start:end], self.weights[start:end], self.kinds[start:end], self.times[start:end])
 
+    def has_real_times(self) -> bool:
+        """Returns whether times can be compared across users: made-up ones start every user at the same second."""
+        begins = self.times[self.starts[:-1][np.diff(self.starts) > 0]]
+        if not len(begins):
+            return False
+        _, counts = np.unique(begins, return_counts=True)
+        return int(counts.max()) * 2 <= len(begins)
+
     def select(self, keep: NDArray[np.bool_]) -> Interactions:
         """Returns the interactions marked True, (E,), for the same users and items."""
         columns = (self.users[keep], self.items[keep], self.weights[keep], self.times[keep], self.kinds[keep])
@@ -179,13 +187,16 @@ def raw_events(rows: Iterable[tuple[str, str, str, float]]) -> RawEvents:
     return RawEvents(tuple(users), tuple(items), tuple(kinds), np.array(times, np.float64))
 
 
-def read_events(path: Path, progress: Progress = lambda _step, _share: None, *, min_value: float | None = None) -> RawEvents:
+def read_events(
+    path: Path, progress: Progress = lambda _step, _share: None, *, min_value: float | None = None, below: str | None = None
+) -> RawEvents:
     """Returns the events of a CSV, JSONL or Parquet file in the import format. Events that concern no item are left out.
 
     Args:
         path: The format is told by the suffix.
         progress: Told about each step.
         min_value: Leaves out events whose column `value` is less; None keeps all.
+        below: Type given to those events instead; None leaves them out.
 
     Raises:
         InvalidFieldError: The file does not exist, or a row is wrong; the message names file, line and field.
@@ -198,8 +209,10 @@ def read_events(path: Path, progress: Progress = lambda _step, _share: None, *, 
             if not _given(row, "item_id"):
                 continue
             place = f"in row {number} of {path}"
-            if min_value is None or _value(row, place) >= min_value:
-                kind = str(row["event_type"]) if _given(row, "event_type") else "interaction"
+            kind = str(row["event_type"]) if _given(row, "event_type") else "interaction"
+            if min_value is not None and _value(row, place) < min_value:
+                kind = below or ""
+            if kind:
                 yield _id(row, "user_id", place), _id(row, "item_id", place), kind, _seconds(row.get("occurred_at"), place)
 
     return raw_events(parsed())

@@ -26,9 +26,10 @@ from training.learn import Learning
 from training.metrics import Estimate, Metric
 from training.model import Model
 from training.notes import asked_notes, overlap_notes
-from training.pipeline import LEAST_HISTORY, Task, train_model
+from training.pipeline import Task, train_model
 from training.ranks import Ranking, judge, list_length_for, rank_users
 from training.rerank import all_scores
+from training.splits import held_out
 from training.views.semantic_map import ItemTexts
 from training.views.sequential.fit import Sequential
 
@@ -106,7 +107,7 @@ def evaluate(
 ) -> Evaluation:
     """Returns metrics of Aisle and the baselines.
 
-    The fusion is chosen on `validation`; without one, on the last interaction of each user. Everything is then fitted on all of train and
+    The fusion is chosen on `validation`; without one, as `splits.held_out` says. Everything is then fitted on all of train and
     validation, and every test user's items are ranked among all items not in the user's fitted rows. Events that count nothing, such as
     hide, are no wish and are not asked for. `Evaluation.notes` says where the data did not suffice.
 
@@ -139,7 +140,7 @@ def evaluate(
     if text_vectors is not None:
         texts = ItemTexts.of(vocabulary.item_ids, text_vectors(vocabulary.item_ids), items)
     given = (vocabulary.encode(train), vocabulary.encode(validation)) if validation is not None else None
-    before, held_out = _split(fitted, given, notes.append)
+    before, after = _split(fitted, given, notes.append)
     task = Task(
         item_ids=vocabulary.item_ids,
         event_types=vocabulary.event_types,
@@ -149,7 +150,7 @@ def evaluate(
         progress=progress,
         note=notes.append,
     )
-    draft, model, learning = train_model(before, held_out, fitted, task, worth=held_out.weights)
+    draft, model, learning = train_model(before, after, fitted, task, worth=after.weights)
     contenders = _contenders(model, fitted, with_ease=with_ease)
     skipped = {}
     if "ease" not in contenders:
@@ -183,9 +184,9 @@ def _split(
             note(sentence)
         if draw_cases(*given, 1, seed=0):
             return given
-        note("validation holds nothing new of a user of train: the last interaction of each user chooses the fusion instead")
-    last = fitted.last_of_each(least=LEAST_HISTORY) & (fitted.weights > 0)
-    return fitted.select(~last), fitted.select(last)
+        note("validation holds nothing new of a user of train: the newest of both chooses the fusion instead")
+    chooses, before = held_out(fitted)
+    return fitted.select(before), fitted.select(chooses)
 
 
 def peak_rss_mb() -> float:

@@ -24,6 +24,7 @@ from server.retrieval.vectors import SEMANTIC_DECAY, VectorSpace, aged, semantic
 from training.counting import Counts, count, user_items
 from training.data import History, Interactions
 from training.network import LearnedRanker
+from training.popularity import NEVER, popularities
 from training.regression import fit_regression
 from training.views.collaborative import Factors, fit_factors
 from training.views.semantic_map import ItemTexts, fit_semantic
@@ -42,12 +43,14 @@ offline data, whose times may be made up, cannot tell what they are worth."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decays:
-    """Weight of an interaction relative to the one after it, for each source; in (0, 1]."""
+    """How fast each source forgets. If nothing else is said: the weight of an interaction relative to the one after it, in (0, 1]."""
 
     transitions: float = 0.7
     cosine: float = 0.8
     regression: float = 0.8
     collaborative: float = 0.8
+    popularity_half_life: float = NEVER
+    """Share of all interactions after which a user of an item counts half in its popularity; `NEVER` for not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class Model:
     factors: Factors
     popularity: FloatArray
     """float32, (N,): users of the item relative to the most popular one's."""
+    popularities: Mapping[float, FloatArray] = field(default_factory=dict)
+    """The same by half-life, to choose from; empty: there is nothing to choose."""
     semantic_views: FloatArray | None
     """float32, (N, D); None where no item has a text."""
     semantic: SemanticMap = field(default_factory=SemanticMap.identity)
@@ -104,7 +109,8 @@ class Model:
 
     def tuned(self, weights: FusionWeights, decays: Decays) -> Model:
         """Returns the model with another fusion."""
-        return replace(self, weights=weights, decays=decays)
+        popularity = self.popularities.get(decays.popularity_half_life, self.popularity)
+        return replace(self, weights=weights, decays=decays, popularity=popularity)
 
 
 def fit(
@@ -132,14 +138,15 @@ def fit(
     """
     wanted = interactions if (interactions.weights > 0).all() else interactions.select(interactions.weights > 0)
     held = user_items(wanted)
-    users = np.asarray(held.sum(axis=0), np.float32).ravel()
+    aged_popularity = popularities(wanted)
     semantic = fit_semantic(held, texts) if texts is not None else SemanticMap.identity()
     return Model(
         item_ids=item_ids,
         counts=count(wanted) if counts is None else counts,
         regression=fit_regression(held) if regression is None else regression,
         factors=fit_factors(wanted) if factors is None else factors,
-        popularity=users / max(float(users.max(initial=0.0)), 1.0),
+        popularity=aged_popularity[NEVER],
+        popularities=aged_popularity,
         semantic_views=texts.mapped(semantic) if texts is not None else None,
         semantic=semantic,
         event_types=event_types,

@@ -16,14 +16,12 @@ from training.learn import Learning, learn
 from training.model import Model, fit, with_facts
 from training.ranking import Logged, ranking_cases
 from training.set_aside import set_aside
+from training.splits import LEAST_HISTORY
 from training.tuning import CASES, Fold, choose, with_view_weights
 from training.views.collaborative import Factors
 from training.views.contextual import Contexts, learn_context
 from training.views.semantic_map import ItemTexts
 from training.views.sequential.fit import SequenceTask, Sequential, fit_sequential, missing_reason
-
-LEAST_HISTORY = 3
-"""Interactions of a user whose last one may be held out."""
 
 _FOLDS = 3
 _FEW = 2000

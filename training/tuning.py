@@ -5,9 +5,10 @@ Shapes: S cases (a user's history and the item that came next), C candidates of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from training.cases import best_rows, draw_cases
 from training.data import History, Interactions, Progress
 from training.metrics import is_better
 from training.model import Decays, Model, Scorer
+from training.popularity import HALF_LIVES, NEVER
 
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
@@ -43,7 +45,7 @@ _GRID: dict[str, tuple[float, ...]] = {
     "regression_floor": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     "collaborative": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "collaborative_floor": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-    "popularity": (0.001, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5),
+    "popularity": (0.001, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "popularity_floor": (1e-3, 1e-2, 1e-1),
     "sequential": (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5),
     "semantic": (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
@@ -61,8 +63,7 @@ class _Cases:
     """The candidates of every case, padded, with their feature columns by source and decay."""
 
     columns: dict[tuple[str, float], FloatArray]
-    """(source, decay) -> float32, (S, C)."""
-    popularity: FloatArray
+    """(source, decay) -> float32, (S, C); of popularity by half-life."""
     sequential: FloatArray
     """float32, (S, C)."""
     valid: NDArray[np.bool_]
@@ -80,7 +81,7 @@ class _Cases:
                 "regression": self.columns["regression", decays.regression],
                 "collaborative": self.columns["collaborative", decays.collaborative],
                 "semantic": self.columns["semantic", SEMANTIC_DECAY],
-                "popularity": self.popularity,
+                "popularity": self.columns["popularity", decays.popularity_half_life],
                 "sequential": self.sequential,
                 "contextual": nothing,
                 "trending": nothing,
@@ -119,11 +120,12 @@ def choose(folds: Sequence[Fold], *, progress: Progress, cases: int = CASES, see
     model = folds[0].model
     prepared: list[_Cases] = []
     asked = 0
+    half_lives = _half_lives(folds)
     for fold in folds:
         chosen = draw_cases(fold.fitted, fold.held_out, cases - asked, seed=seed)
         if chosen:
             histories = [fold.fitted.history(user) for user, _ in chosen]
-            prepared.append(_prepare(Scorer(fold.model), histories, [item for _, item in chosen], progress))
+            prepared.append(_prepare(Scorer(fold.model), histories, [item for _, item in chosen], half_lives, progress))
             asked += len(chosen)
     if not asked:
         progress("nothing held out to choose the fusion on: keeping the default", 1.0)
@@ -138,7 +140,7 @@ def choose(folds: Sequence[Fold], *, progress: Progress, cases: int = CASES, see
     best = gains(setting)
     for number in range(_ROUNDS):
         before = setting
-        for change in _steps(grid):
+        for change in _steps(grid, half_lives):
             trial = change(setting)
             found = gains(trial)
             if is_better(found - best):
@@ -149,18 +151,24 @@ def choose(folds: Sequence[Fold], *, progress: Progress, cases: int = CASES, see
     return with_view_weights(model.tuned(*setting))
 
 
-def _steps(grid: Mapping[str, tuple[float, ...]]) -> Iterator[Callable[[_Setting], _Setting]]:
-    """Yields every change of one number, as a function of the setting so far."""
+def _half_lives(folds: Sequence[Fold]) -> tuple[float, ...]:
+    """Returns the half-lives of popularity to choose from: one, where times cannot be compared across users."""
+    return HALF_LIVES if all(fold.fitted.has_real_times() for fold in folds) else (NEVER,)
+
+
+def _steps(grid: Mapping[str, tuple[float, ...]], half_lives: tuple[float, ...]) -> Iterator[Callable[[_Setting], _Setting]]:
+    """Yields every change of one number, as a function of the setting so far; popularity's weight and half-life change together."""
     for name, values in grid.items():
-        for value in values:
-            yield partial(_with_weight, name, value)
-    for field in fields(Decays):
+        for value, half_life in product(values, half_lives if name == "popularity" else (None,)):
+            yield partial(_with_weight, name, value, half_life)
+    for name in ("transitions", "cosine", "regression", "collaborative"):
         for value in _DECAYS:
-            yield partial(_with_decay, field.name, value)
+            yield partial(_with_decay, name, value)
 
 
-def _with_weight(name: str, value: float, setting: _Setting) -> _Setting:
-    return replace(setting[0], **{name: value}), setting[1]
+def _with_weight(name: str, value: float, half_life: float | None, setting: _Setting) -> _Setting:
+    weights, decays = setting
+    return replace(weights, **{name: value}), decays if half_life is None else replace(decays, popularity_half_life=half_life)
 
 
 def _with_decay(name: str, value: float, setting: _Setting) -> _Setting:
@@ -178,8 +186,11 @@ def with_view_weights(model: Model) -> Model:
     return replace(model, view_weights=np.array([by_view[view] for view in VIEWS], np.float32))
 
 
-def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int], progress: Progress) -> _Cases:
-    candidates = _candidates(scorer, histories, targets)
+def _prepare(
+    scorer: Scorer, histories: Sequence[History], targets: Sequence[int], half_lives: tuple[float, ...], progress: Progress
+) -> _Cases:
+    popular = {half_life: scorer.model.popularities[half_life] for half_life in half_lives}
+    candidates = _candidates(scorer, histories, targets, popular.values())
     width = max(len(rows) for rows in candidates)
     places = np.zeros((len(candidates), width), np.int64)
     valid = np.zeros(places.shape, np.bool_)
@@ -200,7 +211,8 @@ def _prepare(scorer: Scorer, histories: Sequence[History], targets: Sequence[int
     sequential = np.zeros(places.shape, np.float32)
     if scorer.model.sequential is not None:
         sequential = _at_places(scorer.sequential, histories, places, block)
-    return _Cases(columns, scorer.model.popularity[places], sequential, valid, target)
+    columns |= {("popularity", half_life): popularity[places] for half_life, popularity in popular.items()}
+    return _Cases(columns, sequential, valid, target)
 
 
 def _at_places(score: Callable[[Sequence[History]], FloatArray], histories: Sequence[History], places: IntArray, block: int) -> FloatArray:
@@ -209,10 +221,10 @@ def _at_places(score: Callable[[Sequence[History]], FloatArray], histories: Sequ
     return np.concatenate([np.take_along_axis(score(histories[at : at + block]), places[at : at + block], axis=1) for at in blocks])
 
 
-def _candidates(scorer: Scorer, histories: Sequence[History], targets: Sequence[int]) -> list[IntArray]:
+def _candidates(scorer: Scorer, histories: Sequence[History], targets: Sequence[int], popularities: Iterable[FloatArray]) -> list[IntArray]:
     """Returns the candidates of each case, rows ascending: the best of every source and the target, without what the user has."""
     found: list[IntArray] = []
-    popular = np.argsort(-scorer.model.popularity, kind="stable")[:_CANDIDATES]
+    popular = np.unique(np.concatenate([np.argsort(-column, kind="stable")[:_CANDIDATES] for column in popularities]))
     block = _block(scorer)
     for at in range(0, len(histories), block):
         some = histories[at : at + block]

@@ -28,9 +28,9 @@ from training.data import Interactions, Progress
 from training.evaluate import Study
 from training.growth.generate import EVENT_TYPES, generate
 from training.model import Model, fit
-from training.pipeline import LEAST_HISTORY
 from training.regression import fit_regression
 from training.report.findings import study_report
+from training.splits import LEAST_HISTORY
 from training.tuning import Fold, choose
 from training.views.collaborative import fit_factors
 from training.views.sequential.fit import SequenceTask, Sequential, fit_sequential

@@ -24,7 +24,7 @@ from training.report.calibration import Calibration, Forecasts, calibration
 from training.report.exposure import Exposure, exposure
 from training.report.lineage import lineage, versions
 from training.report.page import render_page
-from training.report.slices import Bucket, by_age, by_history, by_popularity, times_are_real
+from training.report.slices import Bucket, by_age, by_history, by_popularity
 
 Vectors: TypeAlias = NDArray[np.float32]
 
@@ -157,7 +157,7 @@ def _slices(study: Study, progress: Progress) -> dict[str, list[Bucket]]:
         "history": by_history(study.rankings, study.fitted, SLICED),
         "popularity": by_popularity(study.rankings, study.fitted, SLICED),
     }
-    if times_are_real(study.fitted):
+    if study.fitted.has_real_times():
         found["age"] = by_age(study.rankings, study.fitted, study.asked, SLICED)
     return found
 
@@ -171,7 +171,7 @@ def _absent(study: Study, findings: Findings, vectors: Vectors | None) -> dict[s
     absent: dict[str, str] = {}
     if not study.rankings:
         absent |= dict.fromkeys(("quality", "history", "popularity", "age", "exposure", "ablation"), _NOT_JUDGED)
-    elif not times_are_real(study.fitted):
+    elif not study.fitted.has_real_times():
         absent["age"] = _MADE_UP
     if study.rankings and not sources(study.model.weights):
         absent["ablation"] = "the fusion gives no source a weight"

@@ -94,16 +94,6 @@ def target_ages(ranking: Ranking, fitted: Interactions, asked: Interactions) -> 
     return np.where(np.isfinite(ages), ages, np.nan)
 
 
-def times_are_real(interactions: Interactions) -> bool:
-    """Returns whether times can be compared across users: made-up ones start every user at the same second."""
-    lengths = np.diff(interactions.starts)
-    begins = interactions.times[interactions.starts[:-1][lengths > 0]]
-    if not len(begins):
-        return False
-    _, counts = np.unique(begins, return_counts=True)
-    return int(counts.max()) * 2 <= len(begins)
-
-
 def _first_times(asked: Interactions) -> tuple[IntArray, FloatArray]:
     """Returns a sorted key of each distinct user and item, and when the user first took the item."""
     # Interactions are ordered by user and time, so the first place of a pair is its earliest.

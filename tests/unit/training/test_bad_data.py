@@ -128,13 +128,13 @@ def test_rows_that_cannot_be_hit_are_counted() -> None:
     ],
 )
 def test_a_validation_of_no_use_is_said_and_done_without(validation: _Rows, says: str) -> None:
-    """The last interactions choose the fusion instead, as if no validation had been given."""
+    """The newest interactions choose the fusion instead, as if no validation had been given."""
     camps = two_camps()
     fitted = events_of({user: items[:-1] for user, items in camps.items()})
     asked = events_of({user: items[-1:] for user, items in camps.items()}, start_s=2e6)
     found = evaluate(fitted, asked, metrics=parse_metrics("hr@1"), validation=raw_events(validation))
     assert any(says in sentence for sentence in found.notes)
-    assert any("the last interaction of each user" in sentence for sentence in found.notes)
+    assert any("the newest of both chooses" in sentence for sentence in found.notes)
     assert found.results["aisle"]["hr@1"].value == 1.0
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from server.errors import InvalidFieldError
-from training.splits import read_split_by_time
+from training.data import Vocabulary, raw_events
+from training.splits import held_out, read_split_by_time
 
 
 def _file(folder: Path, rows: list[tuple[str, str, int, str]]) -> Path:
@@ -20,10 +21,11 @@ def _quiet(_step: str, _share: float) -> None:
 
 
 def test_one_moment_cuts_all_users(tmp_path: Path) -> None:
-    """The first share by time is fitted, whatever its value; of the rest only what is valued enough is asked for."""
+    """The first share by time is fitted, what is valued less counting nothing; of the rest only what is valued enough is asked for."""
     path = _file(tmp_path, [("v", "d", 90, "5"), ("u", "a", 10, "1"), ("u", "b", 20, "5"), ("v", "c", 80, "3"), ("u", "e", 70, "4")])
     train, test = read_split_by_time(path, 0.6, min_value=4, progress=_quiet)
     assert (train.items, test.items) == (("a", "b", "e"), ("d",))
+    assert train.kinds == ("dismiss", "rate", "rate")
     _, everything = read_split_by_time(path, 0.6, min_value=None, progress=_quiet)
     assert everything.items == ("d", "c")
 
@@ -54,3 +56,40 @@ def test_files_that_cannot_be_cut_are_refused(
     """The error names the field."""
     with pytest.raises(InvalidFieldError, match=field):
         read_split_by_time(_file(tmp_path, rows), 0.8, min_value=least, progress=_quiet)
+
+
+def _held_out(rows: list[tuple[str, str, str, float]]) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
+    events = raw_events(rows)
+    vocabulary = Vocabulary.of([events])
+    interactions = vocabulary.encode(events)
+    parts = [interactions.select(part) for part in held_out(interactions)]
+    asked, fitted = (
+        [
+            (vocabulary.user_ids[user], vocabulary.item_ids[item], time)
+            for user, item, time in zip(part.users.tolist(), part.items.tolist(), part.times.tolist(), strict=True)
+        ]
+        for part in parts
+    )
+    return asked, fitted
+
+
+def test_the_newest_fifth_chooses() -> None:
+    """Where times are real, what is asked lies after everything that is fitted, and what counts nothing is neither."""
+    rows = [(f"u{user:02d}", f"i{step}", "click", user + 100.0 * step) for user in range(60) for step in range(10)]
+    rows += [("u00", "i10", "hide", 960.0)]
+    asked, fitted = _held_out(rows)
+    assert min(time for *_, time in asked) > max(time for *_, time in fitted)
+    assert len(fitted) == 480
+    assert len(asked) == 120
+
+
+@pytest.mark.parametrize(
+    ("users", "offset"),
+    [pytest.param(60, 0.0, id="made-up times"), pytest.param(40, 1.0, id="too few users")],
+)
+def test_else_the_last_of_each_user_chooses(users: int, offset: float) -> None:
+    """Where times cannot be compared, or too few users could be asked, each user's last interaction chooses."""
+    rows = [(f"u{user:02d}", f"i{step}", "click", user * offset + 100.0 * step) for user in range(users) for step in range(10)]
+    asked, fitted = _held_out(rows)
+    assert {item for _, item, _ in asked} == {"i9"}
+    assert (len(asked), len(fitted)) == (users, 9 * users)

@@ -9,7 +9,7 @@ from tests.unit.training.synthetic import events_of
 from training.data import Interactions, RawEvents, Vocabulary, raw_events
 from training.metrics import parse_metrics
 from training.ranks import Ranking, rank_users
-from training.report.slices import by_age, by_history, by_popularity, popularity_thirds, target_ages, times_are_real
+from training.report.slices import by_age, by_history, by_popularity, popularity_thirds, target_ages
 
 _METRICS = parse_metrics("hr@1,ndcg@10")
 
@@ -75,4 +75,4 @@ def test_a_target_is_as_old_as_its_first_fitted_interaction() -> None:
 def test_made_up_times_start_all_users_at_once(starts: list[float], real: bool) -> None:  # noqa: FBT001
     """Times that say nothing across users are recognised, and so no age is computed from them."""
     events = raw_events((f"u{number}", "a", "x", start) for number, start in enumerate(starts))
-    assert times_are_real(Vocabulary.of([events]).encode(events)) is real
+    assert Vocabulary.of([events]).encode(events).has_real_times() is real
