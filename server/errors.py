@@ -76,6 +76,11 @@ class UnauthenticatedError(AisleError):
 
     reason = "UNAUTHENTICATED"
 
+    def __init__(self, message: str, *, issued: bool = False) -> None:
+        """`issued`: It is genuine and only its time is not now, so whoever sent it does not guess."""
+        super().__init__(message)
+        self.issued = issued
+
 
 class PermissionDeniedError(AisleError):
     """The credential lacks the scope that the method needs, or a web page of another origin sent none."""

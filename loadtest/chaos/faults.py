@@ -14,15 +14,18 @@ from typing import ClassVar
 import asyncpg
 import psutil
 
+from loadtest.chaos.clock import LIBFAKETIME, MISSING
 from loadtest.chaos.load import Load
 from loadtest.chaos.stage import TENANT, Layout, Stage, StageError
 from server.stream.codec import unpack
 from server.stream.consumer import PAYLOAD
 
 _SLOW_S = 0.3
+_STAMPED_WITHIN = timedelta(minutes=5)
 PAIR = Layout()
 APART = Layout(workers=1, apart=True)
 SMALL_DISK = Layout(small_disk=True)
+OWN_CLOCK = Layout(own_clock=True)
 
 
 class Fault:
@@ -228,10 +231,45 @@ class SendersClockAhead(Fault):
         self.load.clock_ahead = timedelta()
 
 
-class ClockJump(Fault):
-    """The machine's clock jumps."""
+class _ClockJumped(Fault):
+    layout = OWN_CLOCK
+    skipped = MISSING
+    jump: ClassVar[timedelta]
 
-    skipped = "the server has no seam for its clock, and setting the machine's would reach other programs"
+    async def prepare(self) -> None:
+        self.load.undated = True
+
+    async def inject(self) -> None:
+        self.stage.clock.set(self.jump)
+
+    async def heal(self) -> None:
+        self.stage.clock.set(timedelta())
+
+    async def settle(self) -> None:
+        """Makes sure that the clock did jump: the servers stamped events by it that the database received by the machine's."""
+        connection = await self.stage.connect_database()
+        try:
+            stamped = await connection.fetchval(
+                "SELECT count(*) FROM events WHERE user_id LIKE 'load-%' AND occur_time - receive_time BETWEEN $1 AND $2",
+                self.jump - _STAMPED_WITHIN,
+                self.jump + _STAMPED_WITHIN,
+            )
+        finally:
+            await connection.close()
+        if not stamped:
+            raise StageError(f"the servers' clock did not jump, so the fault showed nothing: {LIBFAKETIME} did not reach them")
+
+
+class ClockAhead(_ClockJumped):
+    """The servers' wall clock jumps an hour ahead, and in the end back."""
+
+    jump = timedelta(hours=1)
+
+
+class ClockBehind(_ClockJumped):
+    """The servers' wall clock jumps an hour back, and in the end ahead."""
+
+    jump = timedelta(hours=-1)
 
 
 class WorkerKilled(Fault):
@@ -317,7 +355,8 @@ FAULTS: dict[str, type[Fault]] = {
     "worker killed": WorkerKilled,
     "worker hung": WorkerHung,
     "senders' clock ahead": SendersClockAhead,
-    "clock jump": ClockJump,
+    "clock ahead": ClockAhead,
+    "clock behind": ClockBehind,
     "replica partitioned": ReplicaPartitioned,
     "rolling restart": RollingRestart,
     "bundle swapped": BundleSwapped,

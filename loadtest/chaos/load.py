@@ -16,7 +16,6 @@ from typing import Any
 import grpc
 import httpx
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aisle.v1 import embedding_service_pb2 as embedding
 from aisle.v1 import event_service_pb2 as event
@@ -72,6 +71,8 @@ class Load:
         """When an event was acknowledged, and its id."""
         self.clock_ahead = timedelta()
         """How far the senders' clock is ahead of ours."""
+        self.undated = False
+        """Whether events say no time, so that the server's clock stamps them."""
         self._addresses = addresses
         self._callers = callers
         self._pace_s = pace_s
@@ -116,7 +117,7 @@ class Load:
             await caller.recommend(couple, page=f"/{dice.randrange(10**9)}")
         elif throw < 0.75:
             user, event_id = f"load-{dice.randrange(50):04d}", uuid.uuid4().hex
-            token = await caller.ingest(event_id, user, dice.choice(self._items), datetime.now(UTC) + self.clock_ahead)
+            token = await caller.ingest(event_id, user, dice.choice(self._items), self._moment())
             if token:
                 self.acknowledged.append((time.monotonic(), event_id))
                 await caller.recommend(user, token=token)
@@ -128,6 +129,9 @@ class Load:
             await caller.embed(f"a quiet garden venue for {dice.randrange(10**9)} guests")
         else:
             await caller.page(couple)
+
+    def _moment(self) -> datetime | None:
+        return None if self.undated else datetime.now(UTC) + self.clock_ahead
 
     def note(self, kind: str, began: float, *, error: str = "", rung: str = "", token: bool = False) -> None:
         """Keeps what a call was answered."""
@@ -175,11 +179,11 @@ class _GrpcCaller:
         )
         await self._send("read", "RecommendationService/RecommendItems", request, recommendation.RecommendItemsResponse)
 
-    async def ingest(self, event_id: str, user: str, item: str, at: datetime) -> str:
-        """Returns the consistency token, empty when the event was not acknowledged."""
-        moment = Timestamp()
-        moment.FromDatetime(at)
-        one = event.Event(event_id=event_id, user=f"users/{user}", item=item, event_type="save", occur_time=moment)
+    async def ingest(self, event_id: str, user: str, item: str, at: datetime | None) -> str:
+        """Returns the consistency token, empty when the event was not acknowledged. `at`: None lets the server say when."""
+        one = event.Event(event_id=event_id, user=f"users/{user}", item=item, event_type="save")
+        if at is not None:
+            one.occur_time.FromDatetime(at)
         request = event.IngestEventsRequest(events=[one])
         reply = await self._send("write", "EventService/IngestEvents", request, event.IngestEventsResponse)
         return str(reply.consistency_token) if reply and reply.accepted_count else ""
@@ -238,8 +242,10 @@ class _HttpCaller:
         body = {"maxResults": 20, "consistencyToken": token, "filter": query, "context": {"page": page} if page else None}
         await self._send("read", f"/v1/users/{user}:recommendItems", {key: value for key, value in body.items() if value})
 
-    async def ingest(self, event_id: str, user: str, item: str, at: datetime) -> str:
-        one = {"eventId": event_id, "user": f"users/{user}", "item": item, "eventType": "save", "occurTime": at.isoformat()}
+    async def ingest(self, event_id: str, user: str, item: str, at: datetime | None) -> str:
+        one = {"eventId": event_id, "user": f"users/{user}", "item": item, "eventType": "save"}
+        if at is not None:
+            one["occurTime"] = at.isoformat()
         reply = await self._send("write", "/v1/events:ingest", {"events": [one]})
         return str(reply["consistencyToken"]) if reply and reply.get("acceptedCount") else ""
 

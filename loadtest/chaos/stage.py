@@ -14,13 +14,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 import psutil
 from redis.asyncio import Redis
 
+from loadtest.chaos.clock import Clock, sweep
 from loadtest.chaos.load import Address
 from loadtest.chaos.relay import Relay
 from server.cli.models import build_with_progress
@@ -58,6 +59,8 @@ class Layout:
     """A second `aisle serve` on ports of its own, which reaches Redis and PostgreSQL through relays."""
     small_disk: bool = False
     """The parts' data lies on a small file system of its own in memory. Needs root."""
+    own_clock: bool = False
+    """The servers' wall clock can be set; the parts and the callers keep the machine's. Needs libfaketime."""
 
 
 class Server:
@@ -134,6 +137,7 @@ class Server:
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         code = await self._process.wait()
+        sweep(self._process.pid)
         if self._reader is not None:
             await asyncio.gather(self._reader, return_exceptions=True)
         self._ready = asyncio.Semaphore(0)
@@ -162,6 +166,8 @@ class Stage:
     redis: Relay
     database: Relay
     disk: Path | None
+    clock: Clock
+    """The servers', where the layout gives them one of their own."""
     environment: dict[str, str] = field(repr=False)
 
     @property
@@ -256,13 +262,16 @@ async def open_stage(layout: Layout, *, say: Callable[[str], None]) -> AsyncIter
             await stack.enter_async_context(cache.on_socket(far / "redis.sock"))
             await stack.enter_async_context(database.on_socket(far / ".s.PGSQL.5432"))
         environment = _environment(folder / "serve-0", parts.database_url, parts.redis_url, triton_url)
-        servers = [Server(environment, layout.workers, folder / "server-0.log")]
+        clock = Clock(folder / "clock")
+        clock.set(timedelta())
+        clocked = clock.environment(environment) if layout.own_clock else environment
+        servers = [Server(clocked, layout.workers, folder / "server-0.log")]
         if layout.apart:
             far_database = f"postgresql://aisle@/aisle?host={far}"
             second = _environment(folder / "serve-1", far_database, f"unix://{far / 'redis.sock'}", triton_url)
             servers.append(Server(second, layout.workers, folder / "server-1.log"))
         stage = Stage(
-            folder, parts, servers, items, parts_s, 0.0, triton, cache, database, data if layout.small_disk else None, environment
+            folder, parts, servers, items, parts_s, 0.0, triton, cache, database, data if layout.small_disk else None, clock, environment
         )
         say("training its bundle")
         await stage.command("train", "--tenant", TENANT, "--promote", "--no-sequential")

@@ -53,6 +53,7 @@ class Stored(NamedTuple):
 class _Entry:
     stored: Stored
     ends_s: float
+    """On the clock of `time.monotonic()`: when the machine's clock is set, nothing stays the longer for it."""
     size_bytes: int
     segment: OrderedDict[Key, _Entry] | None = None
 
@@ -96,7 +97,7 @@ class MemoryCache:
         """Returns an entry that has not expired, or None."""
         self._counts.add(hash(key))
         entry = self._tenants.get(key.tenant_id, {}).get(key)
-        if entry is not None and entry.ends_s <= time.time():
+        if entry is not None and entry.ends_s <= time.monotonic():
             self._drop(key, entry)
             entry = None
         if entry is not None:
@@ -106,12 +107,13 @@ class MemoryCache:
 
     def put(self, key: Key, stored: Stored) -> None:
         """Keeps an entry, in the place of one with the same key, unless what would have to leave for it is read more often."""
-        now = time.time()
+        now = time.monotonic()
         self._sweep(now)
         self.forget([key])
         size = len(stored.value) + len(key.key) + ENTRY_OVERHEAD_BYTES
-        entry = _Entry(stored, min(stored.expire_time_s + stored.stale_s, now + self._longest_s), size)
-        if size > self.max_bytes or entry.ends_s <= now:
+        left_s = min(stored.expire_time_s + stored.stale_s - time.time(), self._longest_s)
+        entry = _Entry(stored, now + left_s, size)
+        if size > self.max_bytes or left_s <= 0:
             return
         self._tenants.setdefault(key.tenant_id, {})[key] = entry
         self._used[key.tenant_id] = self._used.get(key.tenant_id, 0) + size
@@ -191,7 +193,7 @@ class MemoryCache:
         most = self.max_bytes - self._window_most
         if entry.size_bytes > most:
             return False
-        mine, now = self._counts.count(hash(key)), time.time()
+        mine, now = self._counts.count(hash(key)), time.monotonic()
         while self._main_bytes + entry.size_bytes > most:
             victim, other = next(iter((self._probation or self._protected).items()))
             if other.ends_s > now and mine <= self._counts.count(hash(victim)):

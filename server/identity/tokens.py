@@ -82,7 +82,10 @@ class Tokens:
                 options={"require": list(_REQUIRED)},
             )
         except jwt.ExpiredSignatureError as error:
-            raise UnauthenticatedError("the token has expired; get a new one") from error
+            raise UnauthenticatedError("the token has expired; get a new one", issued=True) from error
+        except jwt.ImmatureSignatureError as error:
+            message = "the token is of a time to come; set the issuer's clock and this server's, they may differ by 30 seconds"
+            raise UnauthenticatedError(message, issued=True) from error
         except jwt.InvalidAudienceError as error:
             raise UnauthenticatedError(f"the token is not for {self._audience!r}; ask the issuer for that audience") from error
         except jwt.InvalidIssuerError as error:

@@ -77,7 +77,7 @@ class Auth:
         self._proxies = proxies
         self._clock = clock
         self._known: LRUCache[bytes, _Known] = LRUCache(maxsize=10_000)
-        self._unknown: TTLCache[bytes, str] = TTLCache(maxsize=10_000, ttl=_UNKNOWN_S, timer=clock)
+        self._unknown: TTLCache[bytes, tuple[str, bool]] = TTLCache(maxsize=10_000, ttl=_UNKNOWN_S, timer=clock)
         self._asked: dict[bytes, asyncio.Task[Principal | None]] = {}
         self._turns = asyncio.Semaphore(_LOOKUPS)
 
@@ -133,7 +133,7 @@ class Auth:
             return known.principal
         try:
             if digest in self._unknown:
-                raise UnauthenticatedError(self._unknown[digest])
+                raise UnauthenticatedError(self._unknown[digest][0])
             principal = await self._look_up(call, digest, key, seen=known is not None)
         except UnavailableError:
             if known is None or now >= known.found_s + _KEPT_S:
@@ -145,16 +145,18 @@ class Auth:
     async def _look_up(self, call: Call, digest: bytes, key: str, *, seen: bool) -> Principal:
         """Returns the principal, and counts a credential that is wrong against the caller's address.
 
-        This machine's own callers are not counted: a proxy on it that is not named as trusted speaks for everyone.
+        This machine's own callers are not counted: a proxy on it that is not named as trusted speaks for everyone. Nor are tokens that
+        only have expired: when a clock was set, all of those behind one address would be locked out for what they hold rightly.
         """
         address = "" if self._guesses is None or call.loopback else caller_address(call, self._proxies)
         if address and self._guesses is not None:
             self._guesses.check(address)
         principal = await self._answer(digest, key, seen=seen)
         if principal is None:
-            if address and self._guesses is not None:
+            why, issued = self._unknown.get(digest, (_WRONG, False))
+            if address and self._guesses is not None and not issued:
                 await self._guesses.failed(address)
-            raise UnauthenticatedError(self._unknown.get(digest, _WRONG))
+            raise UnauthenticatedError(why)
         return principal
 
     async def _answer(self, digest: bytes, key: str, *, seen: bool) -> Principal | None:
@@ -170,14 +172,14 @@ class Auth:
     async def _ask(self, digest: bytes, key: str, timeout_s: float) -> Principal | None:
         try:
             async with asyncio.timeout(timeout_s), self._turns:
-                principal, why = await self._lookup(key), _WRONG
+                principal, why, issued = await self._lookup(key), _WRONG, False
         except UnauthenticatedError as error:
-            principal, why = None, error.message
+            principal, why, issued = None, error.message, error.issued
         except TimeoutError as error:
             raise UnavailableError("database", "did not say in time whose key this is; retry") from error
         if principal is None:
             self._known.pop(digest, None)
-            self._unknown[digest] = why
+            self._unknown[digest] = (why, issued)
         else:
             now = self._clock()
             self._known[digest] = _Known(principal, now, now + _FRESH_S)

@@ -16,6 +16,20 @@ ACME = TenantId("acme")
 SOON = time.time() + 3600
 
 
+class Clock:
+    """Both clocks of the machine, under control."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall_s, self._monotonic_s = time.time(), time.monotonic()
+        clocks = SimpleNamespace(time=lambda: self.wall_s, monotonic=lambda: self._monotonic_s)
+        monkeypatch.setattr("server.cache.memory.time", clocks)
+
+    def advance(self, seconds: float) -> None:
+        """Lets time go by."""
+        self.wall_s += seconds
+        self._monotonic_s += seconds
+
+
 def _key(name: str, tenant: str = "acme") -> Key:
     return Key(TenantId(tenant), "user", name)
 
@@ -137,18 +151,37 @@ def test_counts_are_never_too_low(added: list[int]) -> None:
 
 def test_what_has_expired_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries past their time leave as others come, though nobody asks for them again; those that may still be read stay."""
-    now = [time.time()]
-    monkeypatch.setattr("server.cache.memory.time", SimpleNamespace(time=lambda: now[0]))
+    clock = Clock(monkeypatch)
+    now = clock.wall_s
     cache = MemoryCache(1_000_000, longest_s=60.0)
     for number in range(100):
-        cache.put(_key(f"old{number}"), Stored(bytes(600), now[0] + 5))
-    cache.put(_key("kept"), Stored(b"x", now[0] + 3600))
-    now[0] += 10
-    cache.put(_key("new"), Stored(b"y", now[0] + 3600))
+        cache.put(_key(f"old{number}"), Stored(bytes(600), now + 5))
+    cache.put(_key("kept"), Stored(b"x", now + 3600))
+    clock.advance(10)
+    cache.put(_key("new"), Stored(b"y", now + 3600))
     assert cache.used_by(ACME)[0] == 2
     assert cache.evictions == 0
-    now[0] += 51
-    cache.put(_key("newer"), Stored(b"z", now[0] + 3600))
+    clock.advance(51)
+    cache.put(_key("newer"), Stored(b"z", now + 3600))
     assert cache.get(_key("kept")) is None
     assert cache.get(_key("new")) is not None
     assert cache.used_by(ACME)[0] == 2
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_lets_nothing_stay_and_drops_nothing(monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
+    """Entries kept before the wall clock was an hour off, or while it was, live their 60 s by the real passing of time, and then leave."""
+    clock = Clock(monkeypatch)
+    cache = MemoryCache(1_000_000, longest_s=60.0)
+    cache.put(_key("before"), Stored(b"x", clock.wall_s + 1800))
+    clock.wall_s += jump_s
+    assert cache.get(_key("before")) is not None
+    cache.put(_key("meanwhile"), Stored(b"y", clock.wall_s + 1800))
+    clock.wall_s -= jump_s
+    clock.advance(59)
+    assert cache.get(_key("before")) is not None
+    assert cache.get(_key("meanwhile")) is not None
+    clock.advance(3)
+    cache.put(_key("after"), Stored(b"z", clock.wall_s + 1800))
+    assert cache.used_by(ACME)[0] == 1
+    assert cache.get(_key("after")) is not None

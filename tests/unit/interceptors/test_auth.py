@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import redis.asyncio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
@@ -13,6 +14,7 @@ from server.domain.access import Principal
 from server.errors import OverloadedError, PermissionDeniedError, UnauthenticatedError, UnavailableError
 from server.interceptors.auth import Auth
 from server.interceptors.call import Call
+from server.limits.guesses import TRIES, Guesses
 
 SCOPES = {"/aisle.v1.ItemService/GetItem": "items.read", "/aisle.v1.PersonalizationService/GeneratePersonalization": "recommend"}
 ANN = Principal(TenantId("ann"), frozenset({"items"}))
@@ -149,3 +151,31 @@ async def test_guessing_keys_takes_few_connections_and_keeps_nobody_out() -> Non
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
     assert sum(isinstance(one, OverloadedError) for one in outcomes) == 500 - 64
     assert sum(isinstance(one, UnauthenticatedError) for one in outcomes) == 64
+
+
+async def test_expired_tokens_lock_no_address_out() -> None:
+    """More tokens that only have expired than an address has tries leave it open, as after a clock was set; as many guesses lock it."""
+    nowhere = redis.asyncio.Redis(port=1)  # this process counts for itself
+    guesses = Guesses(nowhere)
+
+    async def lookup(key: str) -> Principal | None:
+        if key.startswith("expired"):
+            raise UnauthenticatedError("the token has expired; get a new one", issued=True)
+        return None
+
+    auth = Auth(lookup, local=None, scopes=SCOPES, guesses=guesses)
+
+    async def send(key: str) -> None:
+        metadata = {"x-api-key": key}
+        call = Call(method="/aisle.v1.ItemService/GetItem", door="grpc", metadata=metadata, deadline=1e9, loopback=False, peer="192.0.2.1")
+        with pytest.raises(UnauthenticatedError):
+            await auth.principal(call)
+
+    for number in range(2 * TRIES):
+        await send(f"expired-{number}")
+    guesses.check("192.0.2.1")
+    for number in range(TRIES):
+        await send(f"guess-{number}")
+    with pytest.raises(OverloadedError):
+        guesses.check("192.0.2.1")
+    await nowhere.aclose()
