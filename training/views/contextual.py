@@ -123,9 +123,9 @@ def learn_context(
         progress: Told about each step.
         note: Told where too little is known to learn from.
     """
-    strangers, known = _strangers(before, held_out, contexts), _known(before, held_out, contexts)
+    strangers, known = _strangers(before, contexts), _known(before, held_out, contexts)
     if len(strangers) < ENOUGH_CASES:
-        note(f"facts are known of {len(strangers)} held-out users, fewer than {ENOUGH_CASES}: all that a context says counts alike")
+        note(f"facts are known of {len(strangers)} users, fewer than {ENOUGH_CASES}: all that a context says counts alike")
         return draft
     progress("learning what of the context counts", 0.0)
     cases = _prepare(Scorer(draft), [*strangers, *known], contexts.items, progress)
@@ -151,10 +151,10 @@ def learn_context(
     return replace(draft, weights=replace(draft.weights, contextual=weight), context_axes=learned)
 
 
-def _strangers(before: Interactions, held_out: Interactions, contexts: Contexts) -> list[_Asked]:
-    """Returns the first thing done by users of whom something was known then and, so that all cases are of the same users, is held out."""
+def _strangers(before: Interactions, contexts: Contexts) -> list[_Asked]:
+    """Returns the first thing done by users of whom something was known then."""
     found: list[_Asked] = []
-    for user in np.random.default_rng(0).permutation(np.unique(held_out.users)).tolist():
+    for user in np.random.default_rng(0).permutation(np.unique(before.users)).tolist():
         places = np.arange(before.starts[user], before.starts[user + 1])
         places = places[before.weights[places] > 0]
         if len(places) and len(found) < _CASES and (features := contexts.features(user, float(before.times[places[0]]))):

@@ -108,7 +108,7 @@ def test_without_known_users_everything_stays(world: _World) -> None:
     contexts = Contexts.of(world.vocabulary.item_ids, world.items, world.vocabulary.user_ids, few)
     assert learn_context(fixed, world.before, world.held_out, contexts, progress=_quiet, note=notes.append) is fixed
     assert [sentence.split(":")[0] for sentence in notes] == [
-        f"facts are known of {count} held-out users, fewer than {ENOUGH_CASES}" for count in (0, ENOUGH_CASES // 2)
+        f"facts are known of {count} users, fewer than {ENOUGH_CASES}" for count in (0, ENOUGH_CASES // 2)
     ]
 
 
