@@ -106,7 +106,8 @@ def _run(session: Any, names: list[str], inputs: dict[str, Array], options: Any)
     return values, time.thread_time() - started
 
 
-def _open(model_name: str, spec: ModelSpec, onnx: bytes | Path) -> Any:
+def session_options() -> Any:
+    """Returns what every session is opened with. `python -m loadtest.bench.sessions` measures the other choices beside it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -114,6 +115,11 @@ def _open(model_name: str, spec: ModelSpec, onnx: bytes | Path) -> Any:
     options.log_severity_level = 3
     # Lengths vary from batch to batch: patterns kept per shape would only hold memory.
     options.enable_mem_pattern = False
+    return options
+
+
+def _open(model_name: str, spec: ModelSpec, onnx: bytes | Path) -> Any:
+    options = session_options()
     try:
         session = onnxruntime.InferenceSession(onnx if isinstance(onnx, bytes) else str(onnx), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -82,7 +82,12 @@ PEERS = (
         "embed",
         ("ray[serve]==2.60.0", *_MODEL),
         ("{bin}/python", "ray_serve_onnx.py"),
-        environment={"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"},
+        environment={
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everywhere: a node that is its own cluster, on 127.0.0.1
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        },
     ),
     Peer("Triton", "embed", (), ("{bin}/python", "-m", "loadtest.bench.peers.servers.triton_direct")),
     Peer(

@@ -1,4 +1,4 @@
-"""Starts a peer, waits until it answers rightly, measures it in turn with Aisle, and ends it with all its descendants."""
+"""Starts a peer, waits until it answers rightly, measures it in turn with Aisle, and ends it with its whole session."""
 
 from __future__ import annotations
 
@@ -103,12 +103,14 @@ def running(peer: Peer, cache: Path, environ: Mapping[str, str], sample: str) ->
             (folder / name).write_text(filled_in(content, bin_folder, port))
         log = folder / "log"
         where = os.environ["PYTHONPATH"] if not peer.requirements else str(SERVERS)
-        values = {**os.environ, **environ, **peer.environment, "PEER_PORT": str(port), "PYTHONPATH": where}
+        values = {**os.environ, **environ, **peer.environment, "PEER_PORT": str(port), "PEER_FOLDER": temporary, "PYTHONPATH": where}
         command = [filled_in(one, bin_folder, port) for one in peer.command]
         cwd = folder if peer.files else SERVERS if peer.requirements else None
         values["OMP_NUM_THREADS"] = values["OPENBLAS_NUM_THREADS"] = "1"
         with log.open("wb") as output:
-            child = subprocess.Popen(command, cwd=cwd, env=values, stdin=subprocess.PIPE, stdout=output, stderr=output)
+            child = subprocess.Popen(
+                command, cwd=cwd, env=values, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+            )
         try:
             process = psutil.Process(child.pid)
             found = _triton_port(child, log) if not peer.requirements else _answering(peer, child, port, sample, log)
@@ -118,10 +120,7 @@ def running(peer: Peer, cache: Path, environ: Mapping[str, str], sample: str) ->
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Asks a peer to end, and kills what is left of its tree after ten seconds."""
-    tree: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        tree = psutil.Process(child.pid).children(recursive=True)
+    """Asks a peer to end, and ends what is left of its session after ten seconds, in whatever process groups."""
     if child.stdin:
         child.stdin.close()
     with suppress(subprocess.TimeoutExpired):
@@ -129,11 +128,24 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
         child.wait(10)
+    left = session(child.pid)
     child.kill()
     child.wait()
-    for one in psutil.wait_procs(tree, timeout=5)[1]:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for one in left:
+            with suppress(psutil.NoSuchProcess):
+                end(one)
+        left = psutil.wait_procs(left, timeout=5)[1]
+
+
+def session(leader: int) -> list[psutil.Process]:
+    """Returns the processes of the session that a process began, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
 
 
 def _tail(log: Path) -> str:

@@ -18,6 +18,7 @@ from loadtest.bench.echo import METHOD
 from loadtest.bench.growth import Row, a_tenant, slope
 from loadtest.bench.growth import markdown as growth_markdown
 from loadtest.bench.measure import BenchError, Figures, calls
+from loadtest.bench.sessions import CHOICES, SERVERS, Models, Shape, measured, random_ranker
 from loadtest.bench.stand import echoing
 from loadtest.bench.table import BEGIN, END, HEADER, markdown, picture, ratios, rows, write_readme
 from server.inference import BuiltEncoder
@@ -146,3 +147,15 @@ def test_what_a_tenant_takes_is_the_difference_between_the_sizes() -> None:
     ]
     assert a_tenant(rows) == "A tenant of 100 items more takes 1.0 MB and 10 ms of processor time."
     assert a_tenant(rows[:1]) == ""
+
+
+def test_other_options_of_sessions_are_measured_beside_the_servers(encoder: BuiltEncoder) -> None:
+    """Choices of all kinds run texts and candidates in processes of their own, and say what each call took and what they hold."""
+    choices = [one for one in CHOICES if one.name in {SERVERS.name, "arena grows as asked", "the same, on all cores"}]
+    wanted = [Shape(16, 2), Shape(0, 10)]
+    models = Models(encoder.onnx, (101, *range(2000, 2400), 102), random_ranker())
+    rounds, memory = measured(choices, models, wanted, rounds=2, slot_s=0.002)
+    assert len(choices) == len(memory) == 3
+    assert all(found.keys() == {(choice.name, shape) for choice in choices for shape in wanted} for found in rounds)
+    assert all(spent.cpu_s > 0 < spent.wall_s for found in rounds for spent in found.values())
+    assert all(0 < one.held_mb < one.peak_mb for one in memory.values())

@@ -13,11 +13,12 @@ from loadtest.bench.measure import BenchError, Figures
 from loadtest.bench.peers.__main__ import Pair, lines, written_between_markers
 from loadtest.bench.peers.catalog import PEERS, SERVERS, Peer
 from loadtest.bench.peers.environments import UnavailablePeerError, environment
-from loadtest.bench.peers.running import ask, filled_in, http_calls, running
+from loadtest.bench.peers.running import ask, filled_in, http_calls, running, session
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SERVER = """
-import os
+import os, subprocess
+subprocess.run(["sh", "-c", "sleep 300 &"])  # whose parent has ended
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -61,9 +62,11 @@ def test_a_peer_is_installed_started_measured_and_ended(cache: Path) -> None:
         found = http_calls(server.port, requests, server=server.process, in_flight=3, seconds=0.5)
         assert min(found.rps, found.p50_ms) > 0
         assert found.cpu_us >= 0  # the kernel counts in hundredths of a second
+        assert {"sleep"} < {process.name() for process in session(server.process.pid)}
         with pytest.raises(BenchError, match="HTTP 503"):
             http_calls(server.port, [_PEER.request(server.port, "bad")], server=server.process, in_flight=1, seconds=0.2)
     assert not psutil.pid_exists(server.process.pid)
+    assert not session(server.process.pid)
 
 
 def test_a_peer_that_ends_at_its_start_says_why(cache: Path) -> None:

@@ -1,13 +1,12 @@
-"""Ray Serve: one replica with `@serve.batch`. Started as a program; ends when its input closes.
+"""Ray Serve: one replica with `@serve.batch`, and no access log, as the others have none. Started as a program; ends when its input closes.
 
-Source: docs.ray.io, "Dynamic request batching" and "Serve a text generator with request batching".
+Source: docs.ray.io, "Dynamic request batching", "Serve a text generator with request batching" and "Monitor your application".
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,8 +14,12 @@ from ray import serve
 from starlette.requests import Request
 from text import Encoder
 
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=128, ray_actor_options={"num_cpus": 1})  # type: ignore[untyped-decorator]
+
+@serve.deployment(  # type: ignore[untyped-decorator]
+    num_replicas=1, max_ongoing_requests=128, ray_actor_options={"num_cpus": 1}, logging_config=QUIET
+)
 class Embedder:
     """Texts to vectors."""
 
@@ -36,9 +39,11 @@ class Embedder:
 
 
 if __name__ == "__main__":
-    folder = str(Path(__file__).parent)
-    ray.init(include_dashboard=False, num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": folder}}, logging_level="warning")
-    serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PEER_PORT"])})
+    # 100 MB of shared memory instead of a third of the machine's: replies go another way.
+    ray.init(
+        include_dashboard=False, num_cpus=1, object_store_memory=100_000_000, logging_level="warning", _temp_dir=os.environ["PEER_FOLDER"]
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PEER_PORT"])}, logging_config=QUIET)
     serve.run(Embedder.bind(), route_prefix="/embed")
     sys.stdin.read()
     serve.shutdown()
