@@ -68,6 +68,13 @@ def cpu_s(root: psutil.Process) -> dict[str, float]:
     return total
 
 
+def _both(server: psutil.Process, between: psutil.Process | None) -> dict[str, float]:
+    spent = cpu_s(server)
+    if between is not None:
+        spent["server"] += total_cpu_s(between)
+    return spent
+
+
 def total_cpu_s(root: psutil.Process) -> float:
     """Returns the sum of `cpu_s` over the parts."""
     return sum(cpu_s(root).values())
@@ -102,6 +109,7 @@ def calls(
     metadata: Sequence[tuple[str, str]] = (),
     rate: float = 0.0,
     once: bool = False,
+    between: psutil.Process | None = None,
 ) -> Figures:
     """Measures a method of gRPC, or HTTP's POST to `paths`, one a body. The server's idle time around the calls is counted too.
 
@@ -116,6 +124,7 @@ def calls(
         metadata: Sent with each call.
         rate: Calls a second of an open loop; 0: the loop is closed.
         once: Whether to end when each body was sent, if that is before the time is over.
+        between: Root of the processes at `address`, where these stand before the server's; their time counts, too, as the server's.
 
     Raises:
         BenchError: A call failed, but for those refused.
@@ -132,10 +141,10 @@ def calls(
         "rate": rate,
         "once": once,
     }
-    before = cpu_s(server)
+    before = _both(server, between)
     found = child("client", job)
     time.sleep(_SETTLE_S)
-    after = cpu_s(server)
+    after = _both(server, between)
     if not found["count"]:
         raise BenchError(f"{method or paths[0]} answered nothing in {seconds} s")
     parts = {part: (after[part] - before[part]) / found["count"] * 1e6 for part in PARTS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ _START_S = 600.0
 _STOP_S = 40.0
 _AFTER_START_S = 4.0
 """What a start leaves to do in the background, such as loading catalogues and writing snapshots, is not a call's."""
-_READY = re.compile(r"aisle ready grpc=(\S+) http=http://(\S+)")
+_READY = re.compile(r"(?:aisle|gateway) ready (?:grpc=(\S+) )?http=http://(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Server:
     """A serving process tree."""
 
     grpc: str
+    """Empty for a stand-alone gateway."""
     http: str
     process: psutil.Process
 
@@ -58,6 +60,29 @@ class Stand:
                 time.sleep(_AFTER_START_S)
                 yield server
 
+    @contextmanager
+    def gateway(self) -> Iterator[Server]:
+        """Runs `aisle gateway` in front of the server. Who comes through it needs a key: only this machine's own callers do without."""
+        with running(["gateway", "--upstream", self.server.grpc, "--http-port", "0"], {}) as door:
+            yield door
+
+    def key(self, scopes: str) -> str:
+        """Returns a new key of the demo tenant.
+
+        Raises:
+            BenchError: None can be made.
+        """
+        command = [sys.executable, "-m", "server", "keys", "create", "--tenant", "demo", "--scopes", scopes, "--json"]
+        done = subprocess.run(command, env=_environment(self.parts), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"`aisle keys create` failed: {done.stderr.strip()[-300:]}")
+        return str(json.loads(done.stdout)["key"])
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen"), str(ROOT / "clients" / "python")])
+    return {**os.environ, "PYTHONPATH": path, **settings}
+
 
 def free_port() -> int:
     """Returns a port of the loopback that nobody listens on now."""
@@ -74,8 +99,7 @@ def running(arguments: Sequence[str], settings: Mapping[str, str]) -> Iterator[S
     Raises:
         BenchError: It is not ready within ten minutes.
     """
-    path = os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen"), str(ROOT / "clients" / "python")])
-    environment = {**os.environ, "PYTHONPATH": path, **settings}
+    environment = _environment(settings)
     with tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen(
             [sys.executable, "-m", "server", *arguments], env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
@@ -90,7 +114,7 @@ def running(arguments: Sequence[str], settings: Mapping[str, str]) -> Iterator[S
                 if child.poll() is not None or time.monotonic() > until:
                     raise BenchError(f"`aisle {' '.join(arguments)}` did not start:\n{text[-2000:]}")
                 time.sleep(0.1)
-            yield Server(ready[1], ready[2], psutil.Process(child.pid))
+            yield Server(ready[1] or "", ready[2], psutil.Process(child.pid))
         finally:
             child.send_signal(signal.SIGTERM)
             try:
