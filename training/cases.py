@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data import Interactions
 
+OF_A_USER = 8
+"""Cases drawn of one user: more are much alike, so they cost time and make gains look surer than they are."""
+
+
+def few_of_each(users: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
+    """Returns which places, (n,), are among the first `most` of their user."""
+    order = np.argsort(users, kind="stable")
+    ordered = users[order]
+    few = np.empty(len(users), np.bool_)
+    few[order] = np.arange(len(users)) - np.searchsorted(ordered, ordered) < most
+    return few
+
 
 def draw_cases(fitted: Interactions, held_out: Interactions, cases: int, *, seed: int) -> list[tuple[int, int]]:
-    """Returns at most `cases` users with a history and an item each that came after it and was new to them, drawn with `seed`."""
+    """Returns at most `cases` users with a history and an item each that came after it and was new to them, drawn with `seed`.
+
+    A user comes at most `OF_A_USER` times.
+    """
     if cases <= 0:
         return []
     generator = np.random.default_rng(seed)
     chosen: list[tuple[int, int]] = []
+    drawn: Counter[int] = Counter()
     for place in generator.permutation(len(held_out.users)).tolist():
         user, item = int(held_out.users[place]), int(held_out.items[place])
         start, end = fitted.starts[user], fitted.starts[user + 1]
-        if end > start and held_out.weights[place] > 0 and item not in fitted.items[start:end]:
+        if end > start and held_out.weights[place] > 0 and drawn[user] < OF_A_USER and item not in fitted.items[start:end]:
             chosen.append((user, item))
+            drawn[user] += 1
             if len(chosen) == cases:
                 break
     return chosen

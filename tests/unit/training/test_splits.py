@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from server.errors import InvalidFieldError
+from training.cases import draw_cases, few_of_each
 from training.data import Vocabulary, raw_events
 from training.splits import held_out, read_split_by_time
 
@@ -93,3 +95,22 @@ def test_else_the_last_of_each_user_chooses(users: int, offset: float) -> None:
     asked, fitted = _held_out(rows)
     assert {item for _, item, _ in asked} == {"i9"}
     assert (len(asked), len(fitted)) == (users, 9 * users)
+
+
+def test_few_cases_are_drawn_of_a_user() -> None:
+    """However much one user did, no more than eight cases are of that user, and none of an item that was known."""
+    rows = [("busy", f"i{step:03d}", "click", float(step)) for step in range(100)] + [
+        ("calm", f"i{step}", "click", 0.5 + step) for step in range(9)
+    ]
+    events = raw_events(rows)
+    interactions = Vocabulary.of([events]).encode(events)
+    late = interactions.times >= 5
+    chosen = draw_cases(interactions.select(~late), interactions.select(late), 1000, seed=0)
+    counts = np.bincount([user for user, _ in chosen])
+    assert counts.tolist() == [8, 4]
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_the_first_of_each_are_kept_in_order() -> None:
+    """Places are told apart by how often their user came before."""
+    assert few_of_each(np.array([3, 1, 3, 3, 1, 2]), 2).tolist() == [True, True, True, False, True, True]
