@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,27 +17,38 @@ from training.data import Interactions
 from training.views.sequential.fit import SequenceTask, Sequential, fit_sequential, missing_reason
 
 LOCAL = "local"
-"""The address of a cluster that is started for the moment, on this machine."""
+"""The address of a cluster that is started for the moment, on this machine, and listens on loopback."""
+
+_TRIES = 5
+"""Times that Ray tries to start the team, which waits up to a minute for processors each time. By itself it tries for ever, in silence."""
 
 
 @contextmanager
-def ray_engine(address: str) -> Iterator[RayEngine]:
+def ray_engine(address: str, *, processors: int | None = None) -> Iterator[RayEngine]:
     """Yields an engine on a cluster; disconnects from it, or stops the one it started, in the end.
 
     Args:
         address: `HOST:PORT` or `ray://HOST:PORT` of a cluster whose nodes have this package with PyTorch, or `LOCAL`.
+        processors: What a cluster started here takes for itself, at least 1; None is all of this machine.
 
     Raises:
         FailedPreconditionError: Ray is not installed.
-        UnavailableError: No cluster answers there.
+        UnavailableError: No cluster answers there, or none could be started.
     """
     if importlib.util.find_spec("ray") is None:
         raise FailedPreconditionError("--ray needs Ray, which is not installed: pip install 'aisle[ray]', or train without --ray")
+    started: dict[str, Any] = {}
+    if address == LOCAL:
+        # Its name aside, on every system this is what keeps a node on 127.0.0.1. Read when Ray is imported, here and by what it starts.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        started = {"num_cpus": processors, "include_dashboard": False}
     import ray
 
     try:
-        ray.init(address=address, include_dashboard=False if address == LOCAL else None, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError) as error:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **started)
+    except Exception as error:  # a node that is slow to start raises a bare one
+        if address == LOCAL:
+            raise UnavailableError("Ray", f"did not start: {error}; run again on a less busy machine, or train without --ray") from error
         raise UnavailableError(f"Ray at {address}", f"does not answer: {error}; check the address, or use --ray {LOCAL}") from error
     try:
         yield RayEngine(max(1, int(ray.cluster_resources().get("CPU", 1))))
@@ -86,7 +98,7 @@ class RayEngine:
         if missing_reason(interactions):
             return None
         import ray
-        from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
 
         task.progress(f"sequential view: training on {self._workers} workers", 0.0)
@@ -98,7 +110,7 @@ class RayEngine:
                 train_loop_config={"arrays": [arrays], "event_types": task.event_types, "epochs": epochs},
                 torch_config=TorchConfig(backend="gloo"),  # sums sparse gradients, which NCCL does not
                 scaling_config=ScalingConfig(num_workers=self._workers, use_gpu=gpus),
-                run_config=RunConfig(storage_path=folder),
+                run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(controller_failure_limit=_TRIES - 1)),
             )
             try:
                 view: Sequential | None = trainer.fit().return_value
@@ -137,9 +149,11 @@ class CountWorker:
 def train_member(config: Mapping[str, Any]) -> Sequential | None:
     """Trains as one member of the team that Ray started; the first returns the view."""
     import ray
+    import torch
 
     from training.torch_team import TorchTeam
 
+    torch.set_num_threads(1)  # a member's one processor; what `aisle` sets for itself, and Ray hands on, are those of the whole machine
     interactions, held_out, texts = ray.get(config["arrays"][0])
     task = SequenceTask(event_types=config["event_types"], texts=texts, checkpoints=None, progress=lambda _step, _share: None)
     return fit_sequential(interactions, task, held_out=held_out, epochs=config["epochs"], team=TorchTeam())
