@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.domain import BundleId, Decision, DecisionId, ItemId, Rung, ScoredItem, TenantId, UserId
+from server.domain.decisions import PackedIds, pack_ids
 from server.domain.shaping import ShapingPolicy
 from server.errors import NotFoundError
 from server.inference import Inference
@@ -170,7 +171,7 @@ class Recommendations:
             ladder.drop(Rung.STATIC, "the list could not be ranked; see the server's log")
             return static_list(moment.view, allowed, query.limit, ladder)
         drawn = f"{seed:x}" if found.propensities else ""
-        return RankedList(items, scores.runtime, candidates.item_ids[:_RECORDED], ladder, found.propensities, drawn)
+        return RankedList(items, scores.runtime, _recorded(candidates.item_ids), ladder, found.propensities, drawn)
 
     async def rank(self, tenant_id: TenantId, query: RecommendQuery, item_ids: Sequence[ItemId], *, deadline: float) -> Recommendation:
         """Returns the caller's items in order for the user; those that do not exist last, with score 0."""
@@ -188,7 +189,7 @@ class Recommendations:
             scores = await score(self._ranker, catalogue, candidates.features, ladder, deadline=deadline)
         best = _entries(moment, candidates, scores, query, scores.order(candidates.item_ids))
         items = (*best, *(ScoredItem(item_id, 0.0) for item_id in unknown))
-        ranked = RankedList(items, scores.runtime, candidates.item_ids[:_RECORDED], ladder)
+        ranked = RankedList(items, scores.runtime, _recorded(candidates.item_ids), ladder)
         return self._finish(query, asker, Found(ranked), unknown=unknown)
 
     async def similar(
@@ -277,7 +278,11 @@ def _entries(
 def static_list(view: IndexView, eligible: NDArray[np.bool_], limit: int, ladder: Ladder) -> RankedList:
     """Returns the first items that may be shown, in the order they came into the catalogue, all with score 0."""
     items = tuple(ScoredItem(item_id, 0.0) for item_id in view.ids(np.flatnonzero(eligible)[:limit]))
-    return RankedList(items, "", tuple(item.item_id for item in items), ladder)
+    return RankedList(items, "", _recorded([item.item_id for item in items]), ladder)
+
+
+def _recorded(item_ids: Sequence[ItemId]) -> PackedIds:
+    return PackedIds(pack_ids(item_ids[:_RECORDED]))
 
 
 def _still_eligible(ranked: RankedList, view: IndexView, eligible: NDArray[np.bool_]) -> bool:

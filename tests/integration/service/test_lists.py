@@ -5,12 +5,13 @@ from __future__ import annotations
 from server.cache import RECOMMENDATIONS_TTL_S, Cache, MemoryCache
 from server.cache.shared import SharedCache
 from server.domain import ItemId, Rung, ScoredItem, TenantId
+from server.domain.decisions import PackedIds, pack_ids
 from server.service.lists import RECOMMENDATIONS, Found, Ladder, RankedList, RankedLists
 from server.stream import Invalidations, connect
 from tests.redis_server import OwnRedis
 
 ACME = TenantId("acme")
-FULL = RankedList((ScoredItem(ItemId("a"), 0.5),), "local", (ItemId("a"), ItemId("b")))
+FULL = RankedList((ScoredItem(ItemId("a"), 0.5),), "local", PackedIds(pack_ids([ItemId("a"), ItemId("b")])))
 
 
 async def test_a_list_says_how_long_it_is_kept(own_redis: OwnRedis) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import ItemId, Reason, Rung, ScoredItem
+from server.domain.decisions import PackedIds, pack_ids
 from server.service.lists import Ladder, RankedList, _decode, _encode, list_key
 
 
@@ -24,7 +25,7 @@ def test_a_ladder_only_goes_down_and_keeps_the_lowest_reason(drops: list[tuple[R
 def test_a_list_comes_back_from_a_cache_as_it_was() -> None:
     """Items, scores, reasons, probabilities, candidates, runtime and rung survive the way through bytes."""
     items = (ScoredItem(ItemId("a"), 0.25, (Reason("semantic", 0.2, "Reads like b"),), 0.125), ScoredItem(ItemId("b"), -1.0))
-    ranked = RankedList(items, "triton", (ItemId("b"), ItemId("a")), Ladder(Rung.NO_RANKER, "no ranker"))
+    ranked = RankedList(items, "triton", PackedIds(pack_ids([ItemId("b"), ItemId("a")])), Ladder(Rung.NO_RANKER, "no ranker"))
     assert _decode(_encode(ranked)) == ranked
     assert ranked.probabilities == (0.125,)
 
@@ -33,7 +34,7 @@ def test_a_list_comes_back_from_a_cache_as_it_was() -> None:
 def test_a_kept_list_keeps_its_propensities(propensities: list[float]) -> None:
     """What a cached list logs is what the computed one logged, to the last bit, with the seed of its draw."""
     items = tuple(ScoredItem(ItemId(f"i{place}"), 0.0) for place in range(len(propensities)))
-    ranked = RankedList(items, "local", (), propensities=tuple(propensities), seed="1f")
+    ranked = RankedList(items, "local", PackedIds(pack_ids(())), propensities=tuple(propensities), seed="1f")
     assert _decode(_encode(ranked)) == ranked
 
 
