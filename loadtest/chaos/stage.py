@@ -28,6 +28,7 @@ from server.cli.models import build_with_progress
 from server.demo.generate import couples_with_journeys
 from server.domain import TenantId
 from server.embedded import Parts, running_parts
+from server.embedded.child import log_tail
 from server.embedded.triton import free_port
 from server.settings import Settings
 from server.store import open_database
@@ -119,7 +120,7 @@ class Server:
         for _ in range(count):
             await self._ready.acquire()
             if self._reader is not None and self._reader.done():
-                raise StageError(f"the server ended; see {self._log}")
+                raise StageError(f"the server ended: {log_tail(self._log, start=0, lines=3)}")
 
     async def _read(self) -> None:
         assert self._process is not None

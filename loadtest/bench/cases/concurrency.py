@@ -7,17 +7,24 @@ from functools import partial
 from loadtest.bench.case import Case, Round
 from loadtest.bench.cases.recommend import asked, bodies
 from loadtest.bench.measure import Figures
-from loadtest.bench.stand import Stand
+from loadtest.bench.stand import Server, Stand
 
 _ROOM = 16
 """AISLE_MAX_IN_FLIGHT of the servers for overload: what is admitted is answered in the time of so many."""
 
 
-def _thousand(stand: Stand, turn: Round) -> Figures:
+def _thousand(stand: Stand, turn: Round, server: Server | None = None) -> Figures:
     """500 calls a second for twice the time, at most 1,000 at once; one in four asks for a list that nobody has asked for before."""
     kept, new = bodies(200, turn.salt), bodies(20_000, turn.salt + 200)
     content = [new[n] if n % 4 == 0 else kept[n % len(kept)] for n in range(int(1000 * turn.seconds))]
-    return asked(stand.server, content, 1000, 2 * turn.seconds, rate=500)
+    return asked(server or stand.server, content, 1000, 2 * turn.seconds, rate=500)
+
+
+def _thousand_of_two(stand: Stand, turn: Round) -> Figures:
+    """The same of two workers, which know the users already."""
+    with stand.serve("--workers", "2") as server:
+        asked(server, bodies(400, turn.salt), 16, turn.seconds)
+        return _thousand(stand, turn, server)
 
 
 def _workers(count: int, stand: Stand, turn: Round) -> Figures:
@@ -35,6 +42,7 @@ def _admitted(times: float, stand: Stand, turn: Round) -> Figures:
 
 CASES = (
     Case(name="mixed lists, 500/s", measure=_thousand),
+    Case(name="2 workers, mixed lists, 500/s", measure=_thousand_of_two),
     Case(name="1 worker, miss @64", measure=partial(_workers, 1)),
     Case(name="2 workers, miss @64", measure=partial(_workers, 2), beside="1 worker, miss @64"),
     Case(name="load of 0.8", measure=partial(_admitted, 0.8)),
