@@ -105,6 +105,10 @@ class Interactions:
         start = max(start, end - HISTORY_LIMIT)
         return History(self.items[start:end], self.weights[start:end], self.kinds[start:end], self.times[start:end])
 
+    def pairs(self) -> IntArray:
+        """Returns a number for each interaction's user and item, (E,), the same for the same two among interactions of the same items."""
+        return self.users * self.item_count + self.items
+
     def has_real_times(self) -> bool:
         """Returns whether times can be compared across users: made-up ones start every user at the same second."""
         begins = self.times[self.starts[:-1][np.diff(self.starts) > 0]]

@@ -40,15 +40,11 @@ def overlap_notes(before: Interactions, held_out: Interactions) -> list[str]:
     return [f"validation rows that train holds too: {repeated} of {len(held_out.users)}; they choose nothing and are fitted twice"]
 
 
-def _pairs(interactions: Interactions) -> NDArray[np.int64]:
-    return interactions.users * interactions.item_count + interactions.items
-
-
 def _pairs_in(one: Interactions, other: Interactions) -> Flags:
     """Returns which rows of `other` have a user and item of a row of `one`, (E,)."""
-    return np.isin(_pairs(other), _pairs(one))
+    return np.isin(other.pairs(), one.pairs())
 
 
 def _rows_in(one: Interactions, other: Interactions) -> Flags:
     """Returns which rows of `other` have user, item and time of a row of `one`, (E,)."""
-    return np.isin(_pairs(other) + 1j * other.times, _pairs(one) + 1j * one.times)
+    return np.isin(other.pairs() + 1j * other.times, one.pairs() + 1j * one.times)

@@ -30,7 +30,7 @@ def popularities(wanted: Interactions) -> Mapping[float, FloatArray]:
         wanted: Interactions of weight > 0.
     """
     # Ordered by user and time, so the last place of a pair is its newest.
-    pairs = wanted.users * wanted.item_count + wanted.items
+    pairs = wanted.pairs()
     _, from_end = np.unique(pairs[::-1], return_index=True)
     newest = len(pairs) - 1 - from_end
     items, ordered = wanted.items[newest], np.sort(wanted.times)

@@ -70,8 +70,7 @@ def ranking_cases(
 
 def _draw(before: Interactions, held_out: Interactions, worth: FloatArray, *, seed: int = 0) -> IntArray:
     """Returns places of held-out interactions that are worth something, new to their user, and not the user's first; few of each user."""
-    items = before.item_count
-    new = ~np.isin(held_out.users * items + held_out.items, before.users * items + before.items)
+    new = ~np.isin(held_out.pairs(), before.pairs())
     known = np.diff(before.starts)[held_out.users] > 0
     places = np.random.default_rng(seed).permutation(np.flatnonzero(new & known & (worth > 0)))
     return places[few_of_each(held_out.users[places], _OF_A_USER)][:_CASES]

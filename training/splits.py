@@ -27,16 +27,13 @@ def held_out(interactions: Interactions) -> tuple[NDArray[np.bool_], NDArray[np.
     counts = interactions.weights > 0
     if interactions.has_real_times():
         late = interactions.times >= np.sort(interactions.times)[int((1 - _SLICE) * len(interactions.times))]
-        new = late & counts & ~np.isin(_pairs(interactions), _pairs(interactions)[~late])
+        pairs = interactions.pairs()
+        new = late & counts & ~np.isin(pairs, pairs[~late])
         users = np.intersect1d(interactions.users[new], interactions.users[~late])
         if len(users) >= _ENOUGH_USERS:
             return late & counts, ~late
     last = interactions.last_of_each(least=LEAST_HISTORY) & counts
     return last, ~last
-
-
-def _pairs(interactions: Interactions) -> NDArray[np.int64]:
-    return interactions.users * interactions.item_count + interactions.items
 
 
 def read_split_by_time(path: Path, share: float, *, min_value: float | None, progress: Progress) -> tuple[RawEvents, RawEvents]:

@@ -97,7 +97,7 @@ def target_ages(ranking: Ranking, fitted: Interactions, asked: Interactions) -> 
 def _first_times(asked: Interactions) -> tuple[IntArray, FloatArray]:
     """Returns a sorted key of each distinct user and item, and when the user first took the item."""
     # Interactions are ordered by user and time, so the first place of a pair is its earliest.
-    keys, places = np.unique(asked.users * asked.item_count + asked.items, return_index=True)
+    keys, places = np.unique(asked.pairs(), return_index=True)
     return keys, asked.times[places]
 
 

@@ -87,7 +87,7 @@ def make_windows(interactions: Interactions, actions: IntArray) -> Windows:
 
 
 def _learnable(interactions: Interactions) -> NDArray[np.bool_]:
-    pairs = interactions.users * interactions.item_count + interactions.items
+    pairs = interactions.pairs()
     _, places = np.unique(pairs, return_index=True)  # the first of equal ones, in order of time
     learnable = np.zeros(len(pairs), np.bool_)
     learnable[places] = True
