@@ -73,9 +73,10 @@ class Load:
         """How far the senders' clock is ahead of ours."""
         self.undated = False
         """Whether events say no time, so that the server's clock stamps them."""
+        self.pace_s = pace_s
+        """Least seconds between two actions of a caller; may be set while they call."""
         self._addresses = addresses
         self._callers = callers
-        self._pace_s = pace_s
         self._couples = couples
         self._items = items
 
@@ -103,9 +104,9 @@ class Load:
 
     async def _call_forever(self, caller: _GrpcCaller | _HttpCaller, number: int) -> None:
         dice = random.Random(number)  # noqa: S311  # the same mixture in every run
-        await asyncio.sleep(self._pace_s * number / self._callers)
+        await asyncio.sleep(self.pace_s * number / self._callers)
         while True:
-            next_at = time.monotonic() + self._pace_s
+            next_at = time.monotonic() + self.pace_s
             await self._act(caller, dice)
             await asyncio.sleep(max(0.0, next_at - time.monotonic()))
 

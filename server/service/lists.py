@@ -7,21 +7,27 @@ of a request with a consistency token, or with behaviour of its own, are never c
 from __future__ import annotations
 
 import hashlib
+import weakref
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 from cachetools import TTLCache
+from numpy.typing import NDArray
 
 from server.cache import RECOMMENDATIONS_TTL_S, Cache
 from server.domain import BundleId, Interaction, ItemId, Profile, Reason, Rung, ScoredItem, TenantId
 from server.domain.decisions import PackedIds
 from server.domain.shaping import ShapingPolicy
 from server.retrieval.exploration import seed_of
+from server.retrieval.view import IndexView
 from server.service.query import RecommendQuery
+
+IntArray = NDArray[np.int64]
 
 RECOMMENDATIONS = "recommendations"
 """Kind of the entries."""
@@ -73,6 +79,16 @@ class RankedList:
     def scores(self) -> tuple[float, ...]:
         """The items' scores, in order."""
         return tuple(one.score for one in self.items)
+
+    def rows_in(self, view: IndexView) -> IntArray | None:
+        """Returns the rows of the items, in order, (n,); None where one is not there. Looked up once a view."""
+        known = self.__dict__.get("_rows")
+        if known is None or known[0]() is not view:
+            rows = view.rows_of(self.item_ids)
+            # As `cached_property` writes; weakly, so that a list in a cache does not hold an index that was replaced.
+            known = self.__dict__["_rows"] = (weakref.ref(view), rows if bool((rows >= 0).all()) else None)
+        found: IntArray | None = known[1]
+        return found
 
     @cached_property
     def probabilities(self) -> tuple[float, ...]:
@@ -139,7 +155,12 @@ def kept_key(query: RecommendQuery, profile: Profile, bundle_id: BundleId, polic
     if query.token or query.extra_history:
         return ""
     # Events that book or may be repeated are the profile's: its version stands for what is kept out of the list as well.
-    return list_key(query.user_id, _version(profile), bundle_id, [_FORMAT, *_asked(query), query.explain, repr(policy)])
+    return list_key(query.user_id, _version(profile), bundle_id, [_FORMAT, *_asked(query), query.explain, _text(policy)])
+
+
+@lru_cache(maxsize=256)
+def _text(policy: ShapingPolicy) -> str:
+    return repr(policy)
 
 
 def list_seed(tenant_id: TenantId, query: RecommendQuery, profile: Profile, bundle_id: BundleId, newest: Interaction | None) -> int:

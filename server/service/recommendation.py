@@ -287,5 +287,5 @@ def _recorded(item_ids: Sequence[ItemId]) -> PackedIds:
 
 def _still_eligible(ranked: RankedList, view: IndexView, eligible: NDArray[np.bool_]) -> bool:
     """Returns whether every item of a kept list may still be shown: none was deleted, booked out or changed past the filter."""
-    rows = view.rows_of(ranked.item_ids)
-    return bool((rows >= 0).all()) and bool(eligible[rows].all())
+    rows = ranked.rows_in(view)
+    return rows is not None and bool(eligible[rows].all())

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 from cachetools import LRUCache, TTLCache
 
@@ -41,12 +42,19 @@ Warm = Callable[[TenantId, RecommendQuery, float], Awaitable[None]]
 """Fills the caches for a query, by a deadline on the clock of `time.monotonic()`."""
 
 
+class _Shown(NamedTuple):
+    """What a user asked last."""
+
+    query: RecommendQuery
+    page: str
+
+
 class Warming:
     """Makes lists one after another, and rests nine times as long as each took. What does not fit into the queue is not made."""
 
     def __init__(self, warm: Warm) -> None:
         self._warm = warm
-        self._active: TTLCache[tuple[TenantId, UserId], RecommendQuery] = TTLCache(_ACTIVE_USERS, _ACTIVE_S)
+        self._active: TTLCache[tuple[TenantId, UserId], _Shown] = TTLCache(_ACTIVE_USERS, _ACTIVE_S)
         self._pages: LRUCache[tuple[TenantId, str], RecommendQuery] = LRUCache(_PAGES)
         self._followed: LRUCache[tuple[TenantId, str], Counter[str]] = LRUCache(_PAGES)
         self._due: dict[tuple[TenantId, UserId], RecommendQuery] = {}
@@ -59,33 +67,33 @@ class Warming:
         page = _page_of(query)
         before = self._active.get((tenant_id, query.user_id))
         if before is not None:
-            counts = self._followed.setdefault((tenant_id, _page_of(before)), Counter())
+            counts = self._followed.setdefault((tenant_id, before.page), Counter())
             counts[page] += 1
             if len(counts) > _SUCCESSORS:
                 del counts[min(counts, key=counts.__getitem__)]
         self._pages[tenant_id, page] = query
-        self._active[tenant_id, query.user_id] = query
-        expected = self.next_of(tenant_id, query)
-        if _page_of(expected) != page:
+        shown = self._active[tenant_id, query.user_id] = _Shown(query, page)
+        expected = self._next_of(tenant_id, shown)
+        if expected is not query and _page_of(expected) != page:
             self._ask(tenant_id, expected)
 
     def on_invalidation(self, tenant_id: TenantId, kind: str, keys: Sequence[str]) -> None:
         """Hears of users whose lists became others, and asks for the next page of those who are active here."""
         if kind == PROFILES:
             for key in keys:
-                query = self._active.get((tenant_id, UserId(key)))
-                if query is not None:
-                    self._ask(tenant_id, self.next_of(tenant_id, query))
+                shown = self._active.get((tenant_id, UserId(key)))
+                if shown is not None:
+                    self._ask(tenant_id, self._next_of(tenant_id, shown))
 
-    def next_of(self, tenant_id: TenantId, query: RecommendQuery) -> RecommendQuery:
+    def _next_of(self, tenant_id: TenantId, shown: _Shown) -> RecommendQuery:
         """Returns what the user is likeliest to ask next: what mostly followed this page, or the same again."""
-        counts = self._followed.get((tenant_id, _page_of(query)))
+        counts = self._followed.get((tenant_id, shown.page))
         if counts:
             page, times = max(counts.items(), key=lambda one: one[1])
             known = self._pages.get((tenant_id, page))
             if known is not None and times >= _SEEN_BEFORE and times >= _LIKELY * counts.total():
-                return replace(known, user_id=query.user_id)
-        return query
+                return replace(known, user_id=shown.query.user_id)
+        return shown.query
 
     def _ask(self, tenant_id: TenantId, query: RecommendQuery) -> None:
         if len(self._due) < _WAITING or (tenant_id, query.user_id) in self._due:
