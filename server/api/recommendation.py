@@ -47,15 +47,16 @@ def bundle_name(bundle_id: str) -> str:
 
 
 def _decision_to_proto(decision: Decision) -> pb.Decision:
+    ranking = decision.ranking
     return pb.Decision(
         name=f"decisions/{decision.decision_id}",
         user=f"users/{decision.user_id}",
         method=decision.method,
         decide_time=to_timestamp(decision.decide_time),
-        items=[f"items/{item_id}" for item_id in decision.items],
-        scores=decision.scores,
-        propensities=decision.propensities,
-        probabilities=decision.probabilities,
+        items=[f"items/{item_id}" for item_id in ranking.items],
+        scores=ranking.scores,
+        propensities=ranking.propensities,
+        probabilities=ranking.probabilities,
         candidates=[f"items/{item_id}" for item_id in decision.candidates],
         rung=pb.Ladder.Rung.Value(decision.rung.name),
         bundle=bundle_name(decision.bundle_id),

@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import overload
+from typing import Any, overload
+
+import orjson
 
 from server.domain.ids import BundleId, DecisionId, ItemId, UserId
 from server.errors import CorruptDataError
@@ -98,6 +100,65 @@ def pack_ids(ids: Sequence[ItemId]) -> bytes:
     return ids.packed if isinstance(ids, PackedIds) else zlib.compress(json.dumps(tuple(ids), separators=(",", ":")).encode(), 1)
 
 
+class Ranking:
+    """Items of a list and what is recorded of each, as they travel and are stored: a JSON object, parsed when someone looks.
+
+    Equal to another with the same items and figures.
+    """
+
+    __slots__ = ("_fields", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        """As `of` made it."""
+        self._fields: Mapping[str, tuple[Any, ...]] | None = None
+
+    @classmethod
+    def of(
+        cls, items: Sequence[ItemId], scores: Sequence[float], propensities: Sequence[float], probabilities: Sequence[float] = ()
+    ) -> Ranking:
+        """Returns it for lists of one entry an item, in order; `probabilities` may be shorter."""
+        fields = {"items": items, "scores": scores, "propensities": propensities, "probabilities": probabilities}
+        return cls(orjson.dumps(fields).decode())
+
+    @property
+    def items(self) -> tuple[ItemId, ...]:
+        """Shown, in order."""
+        return self._parsed()["items"]
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Of the items, in order."""
+        return self._parsed()["scores"]
+
+    @property
+    def propensities(self) -> tuple[float, ...]:
+        """Probability that this policy shows the item at its place, in (0, 1]. 1 where nothing was random."""
+        return self._parsed()["propensities"]
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """Of the items, in order, as in `ScoredItem`. Empty where none has one; items that do not exist stand last and have none."""
+        return self._parsed()["probabilities"]
+
+    def _parsed(self) -> Mapping[str, tuple[Any, ...]]:
+        if self._fields is None:
+            try:
+                self._fields = {name: tuple(values) for name, values in orjson.loads(self.text).items()}
+            except (ValueError, TypeError, AttributeError) as error:
+                raise CorruptDataError("a decision's items cannot be read", part="ranking") from error
+        return self._fields
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ranking) and self._parsed() == other._parsed()
+
+    def __hash__(self) -> int:
+        return hash(self.items)
+
+    def __repr__(self) -> str:
+        return f"Ranking({self.text!r})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The record of one ranked list, enough to explain it and to evaluate another policy on it."""
@@ -107,13 +168,7 @@ class Decision:
     method: str
     """The RPC, such as `RecommendItems`."""
     decide_time: datetime
-    items: tuple[ItemId, ...]
-    """Shown, in order."""
-    scores: tuple[float, ...]
-    propensities: tuple[float, ...]
-    """Probability that this policy shows the item at its place, in (0, 1]. 1 where nothing was random."""
-    probabilities: tuple[float, ...] = ()
-    """Of the items, in order, as in `ScoredItem`. Empty where none has one; items that do not exist stand last and have none."""
+    ranking: Ranking
     candidates: Sequence[ItemId] = ()
     """Ids that were ranked, the shown ones among them; a tuple or `PackedIds`."""
     rung: Rung = Rung.FULL

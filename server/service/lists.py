@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from server.cache import RECOMMENDATIONS_TTL_S, Cache
 from server.domain import BundleId, Interaction, ItemId, Profile, Reason, Rung, ScoredItem, TenantId
-from server.domain.decisions import PackedIds
+from server.domain.decisions import PackedIds, Ranking
 from server.domain.shaping import ShapingPolicy
 from server.retrieval.exploration import seed_of
 from server.retrieval.view import IndexView
@@ -76,9 +76,11 @@ class RankedList:
         return tuple(one.item_id for one in self.items)
 
     @cached_property
-    def scores(self) -> tuple[float, ...]:
-        """The items' scores, in order."""
-        return tuple(one.score for one in self.items)
+    def recorded(self) -> Ranking:
+        """What a decision keeps of it."""
+        scores = tuple(one.score for one in self.items)
+        probabilities = tuple(one.probability for one in self.items if one.probability is not None)
+        return Ranking.of(self.item_ids, scores, self.propensities or (1.0,) * len(self.items), probabilities)
 
     def rows_in(self, view: IndexView) -> IntArray | None:
         """Returns the rows of the items, in order, (n,); None where one is not there. Looked up once a view."""
@@ -89,11 +91,6 @@ class RankedList:
             known = self.__dict__["_rows"] = (weakref.ref(view), rows if bool((rows >= 0).all()) else None)
         found: IntArray | None = known[1]
         return found
-
-    @cached_property
-    def probabilities(self) -> tuple[float, ...]:
-        """The items' probabilities, in order; those without one are left out."""
-        return tuple(one.probability for one in self.items if one.probability is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from server.domain import Decision, DecisionId, ItemId, Rung, TenantId, UserId
-from server.domain.decisions import PackedIds, pack_ids
+from server.domain.decisions import PackedIds, Ranking, pack_ids
 from server.errors import NotFoundError
 from server.store.database import Connection
 from server.store.staging import stage
@@ -16,10 +16,7 @@ _COLUMNS = (
     "user_id",
     "method",
     "decide_time",
-    "items",
-    "scores",
-    "propensities",
-    "probabilities",
+    "ranking",
     "candidates_packed",
     "rung",
     "bundle_id",
@@ -28,11 +25,10 @@ _COLUMNS = (
     "context",
 )
 _SHOWN = """
-SELECT user_id, items, context, extract(epoch FROM decide_time)::float8 FROM decisions
-WHERE tenant_id = $1 AND method = 'RecommendItems' AND cardinality(items) > 1
+SELECT user_id, ranking, context, extract(epoch FROM decide_time)::float8 FROM decisions
+WHERE tenant_id = $1 AND method = 'RecommendItems' AND json_array_length(ranking -> 'items') > 1
 ORDER BY decide_time, decision_id
 """
-_LISTS = frozenset({"items", "scores", "propensities", "probabilities"})
 
 
 class ShownList(NamedTuple):
@@ -56,17 +52,16 @@ async def iter_shown(connection: Connection, tenant_id: TenantId, *, chunk: int 
     """
     cursor = await connection.cursor(_SHOWN, tenant_id)
     while rows := await cursor.fetch(chunk):
-        for user_id, items, context, seconds in rows:
-            yield ShownList(user_id, tuple(items), context, seconds)
+        for user_id, ranking, context, seconds in rows:
+            yield ShownList(user_id, Ranking(ranking).items, context, seconds)
 
 
 def _value(decision: Decision, name: str) -> Any:
+    if name == "ranking":
+        return decision.ranking.text
     if name == "candidates_packed":
         return pack_ids(decision.candidates)
-    value = getattr(decision, name)
-    if name in _LISTS:
-        return list(value)
-    return int(value) if name == "rung" else value
+    return getattr(decision, name)
 
 
 async def insert_decisions(connection: Connection, decisions: Iterable[Decision]) -> int:
@@ -87,7 +82,7 @@ async def get_decision(connection: Connection, decision_id: DecisionId) -> Decis
     row = await connection.fetchrow("SELECT * FROM decisions WHERE decision_id = $1", decision_id)
     if row is None:
         raise NotFoundError(f"decisions/{decision_id}")
-    fields: dict[str, Any] = {name: tuple(row[name]) if name in _LISTS else row[name] for name in _COLUMNS}
+    fields = {name: row[name] for name in _COLUMNS}
     packed = fields.pop("candidates_packed")
     candidates = tuple(row["candidates"] if packed is None else PackedIds(packed))
-    return Decision(**{**fields, "rung": Rung(row["rung"]), "candidates": candidates})
+    return Decision(**{**fields, "ranking": Ranking(row["ranking"]), "rung": Rung(row["rung"]), "candidates": candidates})

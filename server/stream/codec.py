@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 
 from server.domain import BundleId, Decision, DecisionId, Event, EventId, ItemId, Rung, UserId
-from server.domain.decisions import PackedIds, pack_ids
+from server.domain.decisions import PackedIds, Ranking, pack_ids
 from server.errors import InvalidFieldError
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
+_NUL = "holds a NUL character (U+0000), which no text may; remove it"
 
 
 def pack(records: Iterable[bytes]) -> bytes:
@@ -87,17 +88,16 @@ def encode_decision(decision: Decision) -> bytes:
     """Returns the decision as a JSON object.
 
     Raises:
-        InvalidFieldError: `context` holds what JSON cannot.
+        InvalidFieldError: `context` holds what JSON cannot, or a string has a NUL character.
     """
+    if "\\u0000" in decision.ranking.text and any("\0" in item_id for item_id in decision.ranking.items):
+        raise InvalidFieldError("items", _NUL)
     record = {
         "id": decision.decision_id,
         "user": decision.user_id,
         "method": decision.method,
         "time": _utc(decision.decide_time),
-        "items": decision.items,
-        "scores": decision.scores,
-        "propensities": decision.propensities,
-        "probabilities": decision.probabilities,
+        "ranking": decision.ranking.text,
         "candidates": base64.b64encode(pack_ids(decision.candidates)).decode(),
         "rung": int(decision.rung),
         "bundle": decision.bundle_id,
@@ -120,10 +120,7 @@ def decode_decision(record: Any) -> Decision:
             user_id=UserId(_text(record, "user")),
             method=_text(record, "method"),
             decide_time=_time(record, "time"),
-            items=tuple(record["items"]),
-            scores=tuple(record["scores"]),
-            propensities=tuple(record["propensities"]),
-            probabilities=tuple(record.get("probabilities", ())),  # an older process writes none
+            ranking=_ranking(record),
             candidates=_candidates(record["candidates"]),
             rung=Rung(record["rung"]),
             bundle_id=BundleId(record["bundle"]),
@@ -133,6 +130,13 @@ def decode_decision(record: Any) -> Decision:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a decision: {error!r}") from error
+
+
+def _ranking(record: Any) -> Ranking:
+    """Returns the list of a record; one of an older process holds it in parts, and maybe no probabilities."""
+    if "ranking" in record:
+        return Ranking(_text(record, "ranking"))
+    return Ranking.of(record["items"], record["scores"], record["propensities"], record.get("probabilities", ()))
 
 
 def _candidates(value: Any) -> Sequence[ItemId]:
@@ -147,7 +151,7 @@ def _encode(record: Mapping[str, Any], kind: str) -> bytes:
         raise InvalidFieldError(kind, f"cannot be written as JSON ({error}); send strings, numbers, booleans, lists and objects") from error
     # Postgres has no NUL in text. A literal backslash before u0000 looks alike, so a match is looked at again.
     if b"\\u0000" in encoded and _has_nul(orjson.loads(encoded)):
-        raise InvalidFieldError(kind, "holds a NUL character (U+0000), which no text may; remove it")
+        raise InvalidFieldError(kind, _NUL)
     return encoded
 
 

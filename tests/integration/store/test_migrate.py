@@ -9,10 +9,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.domain import Item, ItemId, TenantId
+from server.domain import DecisionId, Item, ItemId, TenantId
+from server.domain.decisions import Ranking, pack_ids
 from server.embedded import Parts
 from server.errors import FailedPreconditionError, UnavailableError
 from server.store import Database, open_database
+from server.store.decisions import get_decision
 from server.store.items import upsert_items
 from server.store.migrate import MIGRATIONS, Migration, migrate, read_migrations
 from server.store.tenants import create_tenant, list_tenants
@@ -139,3 +141,30 @@ async def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
     with pytest.raises(UnavailableError, match="database"):
         async with open_database(url):
             pass
+
+
+async def test_decisions_written_before_keep_their_lists(make_database: MakeDatabase) -> None:
+    """Lists that an older version kept in arrays are read as they were, whatever tenant they are of."""
+    url = await make_database()
+    all_of_them = read_migrations()
+    before = [one for one in all_of_them if one.version < 8]
+    await migrate(url, before)
+    connection = await asyncpg.connect(url)
+    try:
+        for name in ("acme", "other"):
+            await connection.execute("INSERT INTO tenants (tenant_id) VALUES ($1)", name)
+            await connection.execute(
+                "INSERT INTO decisions (tenant_id, decision_id, user_id, method, decide_time, items, scores, propensities, probabilities, "
+                "candidates_packed, rung, bundle_id, runtime, arms, context) "
+                "VALUES ($1, 'd1', 'ann', 'RankItems', now(), $2, $3, $4, $5, $6, 5, 'b', 'local', '{}', '{}')",
+                *(name, ["a", 'b"\u00e9'], [0.1 + 0.2, -1e-300], [1.0, 0.25], [0.5]),
+                pack_ids([ItemId("a")]),
+            )
+    finally:
+        await connection.close()
+    assert await migrate(url) == [one.name for one in all_of_them[len(before) :]]
+    async with open_database(url) as database:
+        for name in ("acme", "other"):
+            async with database.tenant(TenantId(name)) as one:
+                found = (await get_decision(one, DecisionId("d1"))).ranking
+            assert found == Ranking.of(("a", 'b"\u00e9'), (0.1 + 0.2, -1e-300), (1.0, 0.25), (0.5,))

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from server.domain import BundleId, Decision, DecisionId, ItemId, Profile, Rung, TenantId, UserId
+from server.domain.decisions import Ranking
 from server.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
 from server.store import Database
 from server.store.collections import (
@@ -47,9 +48,7 @@ async def test_recommended_lists_are_read_for_training_oldest_first(database: Da
             user_id=UserId("u1"),
             method=method,
             decide_time=datetime(2026, 1, 2, 3, minute, tzinfo=UTC),
-            items=tuple(map(ItemId, items)),
-            scores=(0.0,) * len(items),
-            propensities=(1.0,) * len(items),
+            ranking=Ranking.of(items, (0.0,) * len(items), (1.0,) * len(items)),
             context={"city": "Porto"},
         )
 
@@ -76,10 +75,7 @@ async def test_a_decision_reads_back_equal_and_is_written_once(database: Databas
         user_id=UserId("u1"),
         method="RecommendItems",
         decide_time=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
-        items=(ItemId("a"), ItemId("b")),
-        scores=(0.1 + 0.2, -1e-300),
-        propensities=(1.0, 0.25),
-        probabilities=(0.5, 0.1 + 0.2),
+        ranking=Ranking.of(("a", "b"), (0.1 + 0.2, -1e-300), (1.0, 0.25), (0.5, 0.1 + 0.2)),
         candidates=(ItemId("a"), ItemId("b"), ItemId("c")),
         rung=Rung.NO_RANKER,
         bundle_id=BundleId("b-1"),

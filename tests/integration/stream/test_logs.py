@@ -7,7 +7,8 @@ from dataclasses import replace
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
-from server.domain import Decision, DecisionId, ItemId, TenantId, UserId
+from server.domain import Decision, DecisionId, TenantId, UserId
+from server.domain.decisions import Ranking
 from server.stream import DecisionLog, Invalidations, StreamConsumer, connect
 from server.stream.codec import decode_decision, pack, unpack
 from server.stream.consumer import PAYLOAD
@@ -21,9 +22,7 @@ DECISION = Decision(
     user_id=UserId("ann"),
     method="RecommendItems",
     decide_time=NOON,
-    items=(ItemId("a"),),
-    scores=(1.0,),
-    propensities=(1.0,),
+    ranking=Ranking.of(("a",), (1.0,), (1.0,)),
 )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from server.domain import Decision, DecisionId, ItemId, Rung, TenantId, UserId
+from server.domain.decisions import Ranking
 from server.store import Database
 from server.store.decisions import get_decision
 from server.stream import DecisionLog
@@ -18,9 +19,7 @@ DECISION = Decision(
     user_id=UserId("ann"),
     method="RecommendItems",
     decide_time=NOON,
-    items=(ItemId("a"), ItemId("b")),
-    scores=(1.0, 0.5),
-    propensities=(1.0, 0.25),
+    ranking=Ranking.of(("a", "b"), (1.0, 0.5), (1.0, 0.25)),
     candidates=(ItemId("a"), ItemId("b"), ItemId("c")),
     rung=Rung.NO_RANKER,
     arms={"layout": "wide"},

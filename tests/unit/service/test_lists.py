@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import ItemId, Reason, Rung, ScoredItem
-from server.domain.decisions import PackedIds, pack_ids
+from server.domain.decisions import PackedIds, Ranking, pack_ids
 from server.service.lists import Ladder, RankedList, _decode, _encode, list_key
 
 
@@ -27,7 +27,7 @@ def test_a_list_comes_back_from_a_cache_as_it_was() -> None:
     items = (ScoredItem(ItemId("a"), 0.25, (Reason("semantic", 0.2, "Reads like b"),), 0.125), ScoredItem(ItemId("b"), -1.0))
     ranked = RankedList(items, "triton", PackedIds(pack_ids([ItemId("b"), ItemId("a")])), Ladder(Rung.NO_RANKER, "no ranker"))
     assert _decode(_encode(ranked)) == ranked
-    assert ranked.probabilities == (0.125,)
+    assert ranked.recorded == Ranking.of((ItemId("a"), ItemId("b")), (0.25, -1.0), (1.0, 1.0), (0.125,))
 
 
 @given(st.lists(st.floats(0, 1, exclude_min=True), min_size=1, max_size=9))

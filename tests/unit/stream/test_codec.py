@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import BundleId, Decision, DecisionId, Event, EventId, ItemId, Rung, UserId
+from server.domain.decisions import Ranking
 from server.errors import InvalidFieldError
 from server.stream.codec import decode_decision, decode_event, encode_decision, encode_event, pack, unpack
 from tests.event_factories import NOON, event
@@ -48,10 +49,7 @@ def test_decisions_survive_the_stream() -> None:
         user_id=UserId("ann"),
         method="RecommendItems",
         decide_time=NOON,
-        items=(ItemId("a"),),
-        scores=(0.5,),
-        propensities=(1.0,),
-        probabilities=(0.125,),
+        ranking=Ranking.of(("a",), (0.5,), (1.0,), (0.125,)),
         candidates=(ItemId("a"), ItemId("b")),
         rung=Rung.NO_RANKER,
         bundle_id=BundleId("b-1"),
@@ -61,10 +59,11 @@ def test_decisions_survive_the_stream() -> None:
     )
     record = orjson.loads(encode_decision(decision))
     assert decision == decode_decision(record)
-    older = record | {"candidates": list(decision.candidates)}
+    older = record | {"candidates": list(decision.candidates)} | orjson.loads(record.pop("ranking"))
+    del older["ranking"]
     assert decision == decode_decision(older), "an entry that a process of the last version left in the stream"
     del older["probabilities"]
-    assert replace(decision, probabilities=()) == decode_decision(older), "one from before probabilities"
+    assert replace(decision, ranking=Ranking.of(("a",), (0.5,), (1.0,))) == decode_decision(older), "one from before probabilities"
 
 
 def test_nul_is_refused_wherever_it_stands_and_its_spelling_is_not() -> None:
