@@ -9,11 +9,14 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from server.domain import TenantId, UserId
+import numpy as np
+from numpy.typing import NDArray
+
+from server.domain import BundleId, TenantId, UserId
 from server.errors import AisleError, UnavailableError
 from server.service.recommendation import Recommendations
 from server.store.database import Database
-from server.store.profiles import save_embedding
+from server.store.profiles import save_embeddings
 from server.telemetry import logger
 
 _WAITING = 2000
@@ -22,12 +25,15 @@ _WAITING = 2000
 _ROUND = 100
 """Users written in a round: some 0.3 s of a core, so that what nobody waits for never takes more than a tenth of one."""
 
+_TOGETHER = 20
+"""Users written in a transaction. While it lasts, events of these users wait to be applied."""
+
 _WRITE_S = 5.0
 _log = logger(__name__)
 
 
 class UserVectors:
-    """Writes the vectors of users whose events were applied, one after another, off every request's path.
+    """Writes the vectors of users whose events were applied, off every request's path.
 
     Rounds are at least `pause_s` seconds apart and hold a user once, so a user costs at most one write in that time; those beyond a round's
     size wait for the next. While the database is down a round is given up: the column may be a few events old, and the requests compute
@@ -70,20 +76,25 @@ class UserVectors:
             if self._due:
                 self._wake.set()
             try:
-                for tenant_id, user_id in round_:
-                    await self._write(tenant_id, user_id)
+                for start in range(0, len(round_), _TOGETHER):
+                    await self._write(round_[start : start + _TOGETHER])
             except UnavailableError as error:
                 _log.warning("user vectors not kept", users=len(round_), reason=error.message)
-            except Exception:  # noqa: BLE001  # one bad user must not end the writer
+            except Exception:  # noqa: BLE001  # one bad round must not end the writer
                 _log.exception("user vectors not kept", users=len(round_))
 
-    async def _write(self, tenant_id: TenantId, user_id: UserId) -> None:
-        deadline = time.monotonic() + _WRITE_S
-        try:
-            moment = await self._recommendations.user_vector(tenant_id, user_id, token="", deadline=deadline)
+    async def _write(self, users: list[tuple[TenantId, UserId]]) -> None:
+        """Writes those of one tenant and bundle in one transaction."""
+        made: dict[tuple[TenantId, BundleId], dict[UserId, NDArray[np.float32]]] = {}
+        for tenant_id, user_id in users:
+            try:
+                moment = await self._recommendations.user_vector(tenant_id, user_id, token="", deadline=time.monotonic() + _WRITE_S)
+            except UnavailableError:
+                raise
+            except AisleError as error:
+                _log.warning("user vector not kept", tenant=tenant_id, reason=error.message)
+            else:
+                made.setdefault((tenant_id, moment.catalogue.bundle_id), {})[user_id] = moment.user.query
+        for (tenant_id, bundle_id), vectors in made.items():
             async with self._database.tenant(tenant_id, timeout_s=_WRITE_S) as connection:
-                await save_embedding(connection, tenant_id, user_id, moment.user.query, moment.catalogue.bundle_id)
-        except UnavailableError:
-            raise
-        except AisleError as error:
-            _log.warning("user vector not kept", tenant=tenant_id, reason=error.message)
+                await save_embeddings(connection, tenant_id, vectors, bundle_id)

@@ -119,24 +119,21 @@ async def delete_profile(connection: Connection, tenant_id: TenantId, user_id: U
     return status != "DELETE 0"
 
 
-async def save_embedding(
-    connection: Connection, tenant_id: TenantId, user_id: UserId, vector: NDArray[np.float32], model_version: str
+async def save_embeddings(
+    connection: Connection, tenant_id: TenantId, vectors: Mapping[UserId, NDArray[np.float32]], bundle_id: str
 ) -> None:
-    """Keeps a user's vector beside the profile, whose version stays. Does nothing for a user without profile.
+    """Keeps users' vectors beside their profiles, whose versions stay. Does nothing for a user without profile.
 
     Args:
         connection: In the tenant's transaction.
         tenant_id: The tenant.
-        user_id: The user.
-        vector: float32, (1536,).
-        model_version: The bundle that made it; vectors of different bundles do not compare.
+        vectors: float32, (1536,) each.
+        bundle_id: The bundle that made them; vectors of different bundles do not compare.
     """
-    await connection.execute(
+    await connection.executemany(
         "UPDATE user_personalization_profiles SET user_embedding = $3, model_version = $4 WHERE tenant_id = $1 AND user_id = $2",
-        tenant_id,
-        user_id,
-        vector,
-        model_version,
+        # By user, so that two writers of the same users wait for each other instead of deadlocking.
+        [(tenant_id, user_id, vectors[user_id], bundle_id) for user_id in sorted(vectors)],
     )
 
 

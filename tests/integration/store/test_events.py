@@ -13,7 +13,7 @@ from server.domain.profiles import HISTORY_LIMIT
 from server.errors import AbortedError, InvalidFieldError, NotFoundError
 from server.store import Database
 from server.store.events import apply_events, iter_interactions
-from server.store.profiles import delete_profile, get_profile, get_profiles, save_embedding, update_profile
+from server.store.profiles import delete_profile, get_profile, get_profiles, save_embeddings, update_profile
 from server.store.tenants import create_tenant
 from tests.event_factories import NOON, event
 
@@ -196,7 +196,7 @@ async def test_an_embedding_is_kept_with_its_bundle(database: Database, tenant_i
     vector = np.linspace(-1, 1, 1536, dtype=np.float32)
     async with database.tenant(tenant_id) as connection:
         made = await update_profile(connection, tenant_id, ANN, {})
-        await save_embedding(connection, tenant_id, ANN, vector, "b-1")
+        await save_embeddings(connection, tenant_id, {ANN: vector}, "b-1")
         kept = await connection.fetchrow("SELECT user_embedding, model_version, version FROM user_personalization_profiles")
     assert kept is not None
     np.testing.assert_array_equal(vector, kept["user_embedding"])
