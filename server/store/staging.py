@@ -11,6 +11,9 @@ from typing import Any
 
 from server.store.database import Connection
 
+# What a table is told not to compress would be compressed on its way there.
+_KEPT_WHOLE = "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attname = ANY($2::text[]) AND attstorage = 'e'"
+
 
 async def stage(connection: Connection, table: str, columns: Sequence[str], records: Iterable[Sequence[Any]]) -> str:
     """Copies records into a temporary table whose columns have the types of `table`'s, and returns its name for use in SQL.
@@ -28,6 +31,8 @@ async def stage(connection: Connection, table: str, columns: Sequence[str], reco
     name = f"staged_{table}_{zlib.crc32(names.encode()):08x}"
     if await connection.fetchval("SELECT to_regclass($1)", f"pg_temp.{name}") is None:
         await connection.execute(f"CREATE TEMP TABLE {name} ON COMMIT DELETE ROWS AS SELECT {names} FROM {table} WITH NO DATA")  # noqa: S608  # names are ours
+        for kept_whole in await connection.fetch(_KEPT_WHOLE, table, list(columns)):
+            await connection.execute(f"ALTER TABLE pg_temp.{name} ALTER COLUMN {kept_whole[0]} SET STORAGE EXTERNAL")
     else:
         await connection.execute(f"TRUNCATE pg_temp.{name}")
     await connection.copy_records_to_table(name, records=records, columns=list(columns), schema_name="pg_temp")
