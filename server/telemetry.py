@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import structlog
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 CALL_SECONDS = Histogram(
@@ -42,6 +44,12 @@ DECISIONS_DROPPED = Counter("aisle_decisions_dropped_total", "Decision records l
 INDEX_ITEMS = Gauge("aisle_index_items", "Items in the retrieval index", ["tenant"])
 PART_UP = Gauge("aisle_part_up", "1 while a part answers", ["part"])
 PART_RESTARTS = Counter("aisle_part_restarts_total", "Restarts of an embedded part", ["part"])
+
+
+@lru_cache(maxsize=4096)
+def child(metric: _Metric, *labels: str) -> _Metric:
+    """Returns a metric's child for these values of its labels, as `labels` does at ten times the cost. For what is counted each call."""
+    return metric.labels(*labels)
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from server.cache.memory import Key, MemoryCache, Stored
 from server.cache.shared import LOCK_S, Found, SharedCache
 from server.domain import TenantId
-from server.telemetry import CACHE_READS, logger
+from server.telemetry import CACHE_READS, child, logger
 
 USER_VECTOR_TTL_S = 3600.0
 RECOMMENDATIONS_TTL_S = 1800.0
@@ -116,7 +116,14 @@ class Cache:
     async def get_or_compute(
         self, kind: str, tenant_id: TenantId, key: str, ttl_s: float, compute: Compute, *, stale_s: float = 0.0
     ) -> Cached:
-        """Returns the kept value, or the one that `compute` makes.
+        """Returns the kept value, or the one that `compute` makes. Arguments as for `begin`."""
+        found = self.begin(kind, tenant_id, key, ttl_s, compute, stale_s=stale_s)
+        return found if isinstance(found, Cached) else await found
+
+    def begin(
+        self, kind: str, tenant_id: TenantId, key: str, ttl_s: float, compute: Compute, *, stale_s: float = 0.0
+    ) -> Cached | Awaitable[Cached]:
+        """Returns the value that this process has kept, or what to wait for: that of Redis, or the one that `compute` makes.
 
         Callers that ask for a key while it is computed wait for the same computation. It goes on when they give up. After `invalidate`
         the next caller starts a new one. Shortly before its end a value is made anew in the background, the sooner the longer making it
@@ -134,7 +141,7 @@ class Cache:
         tally = self.tally(tenant_id, kind)
         found = self._memory.get(full)
         if found is not None:
-            CACHE_READS.labels(kind, "l1").inc()
+            child(CACHE_READS, kind, "l1").inc()
             tally.l1_hits += 1
             left_s = found.expire_time_s - time.time()
             if left_s <= 0:
@@ -148,9 +155,13 @@ class Cache:
             flight = self._start(_Making(full, ttl_s, stale_s, compute, None))
         else:
             tally.joined += 1
+        return self._joined(flight, tally, kind)
+
+    @staticmethod
+    async def _joined(flight: _Flight, tally: Tally, kind: str) -> Cached:
         # A caller that gives up must not take the value from the others.
         cached = await asyncio.shield(flight.answer)
-        CACHE_READS.labels(kind, cached.level).inc()
+        child(CACHE_READS, kind, cached.level).inc()
         if cached.level == "miss":
             tally.misses += 1
         else:

@@ -11,7 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from server.interceptors.call import Call, CallError
 from server.interceptors.chain import Handler
-from server.telemetry import CALL_SECONDS
+from server.telemetry import CALL_SECONDS, child
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -35,7 +35,7 @@ class Telemetry:
             code = "CANCELLED"
             raise
         finally:
-            CALL_SECONDS.labels(call.method, call.door, code).observe(time.perf_counter() - started)
+            child(CALL_SECONDS, call.method, call.door, code).observe(time.perf_counter() - started)
 
     @staticmethod
     async def _traced(tracer: Tracer, call: Call, request: Message, handler: Handler) -> Message:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
 from google.protobuf.message import Message
 from protovalidate import Validator
 
@@ -10,6 +14,7 @@ from server.interceptors.call import Call
 from server.interceptors.chain import Handler
 
 _validator = Validator()
+_SMALL_BYTES = 512
 
 
 def _path(violation: object) -> str:
@@ -23,13 +28,28 @@ def _path(violation: object) -> str:
     return ".".join(parts)
 
 
+@lru_cache(maxsize=10_000)
+def _small_violations(kind: type[Message], content: bytes) -> Sequence[Any]:
+    """Returns what is wrong with a request. No rule asks the clock, so what was found of the same bytes still holds."""
+    found: Sequence[Any] = _validator.collect_violations(kind.FromString(content))
+    return found
+
+
+def _violations(request: Message) -> Sequence[Any]:
+    """Returns what is wrong with a request. Pages send the same small ones again and again, and checking costs 20 us."""
+    if request.ByteSize() <= _SMALL_BYTES:
+        return _small_violations(type(request), request.SerializeToString())  # type: ignore[arg-type]  # the stubs' classes have no hash
+    found: Sequence[Any] = _validator.collect_violations(request)
+    return found
+
+
 async def validate(call: Call, request: Message, handler: Handler) -> Message:
     """Refuses a request that breaks a rule, naming the first field that does.
 
     Raises:
         InvalidFieldError: A field breaks its rule.
     """
-    violations = _validator.collect_violations(request)
+    violations = _violations(request)
     if violations:
         first = violations[0]
         more = f" ({len(violations) - 1} more fields are wrong)" if len(violations) > 1 else ""

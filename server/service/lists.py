@@ -6,13 +6,11 @@ of a request with a consistency token, or with behaviour of its own, are never c
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import orjson
@@ -25,7 +23,7 @@ from server.domain.decisions import PackedIds, Ranking
 from server.domain.shaping import ShapingPolicy
 from server.retrieval.exploration import seed_of
 from server.retrieval.view import IndexView
-from server.service.query import RecommendQuery
+from server.service.query import RecommendQuery, digest
 
 IntArray = NDArray[np.int64]
 
@@ -122,7 +120,7 @@ class RankedLists:
 
         Args:
             tenant_id: The tenant.
-            key: From `list_key`; empty: the list is computed and not kept.
+            key: From `kept_key`; empty: the list is computed and not kept.
             best: The rung that the tenant's lists have at best. Lists below it are not kept.
             compute: Makes the list.
         """
@@ -152,12 +150,12 @@ def kept_key(query: RecommendQuery, profile: Profile, bundle_id: BundleId, polic
     if query.token or query.extra_history:
         return ""
     # Events that book or may be repeated are the profile's: its version stands for what is kept out of the list as well.
-    return list_key(query.user_id, _version(profile), bundle_id, [_FORMAT, *_asked(query), query.explain, _text(policy)])
+    return f"{query.user_id}:{_version(profile)}:{bundle_id}:{_FORMAT}:{_digest_of(policy)}:{query.page}"
 
 
 @lru_cache(maxsize=256)
-def _text(policy: ShapingPolicy) -> str:
-    return repr(policy)
+def _digest_of(policy: ShapingPolicy) -> str:
+    return digest(repr(policy))
 
 
 def list_seed(tenant_id: TenantId, query: RecommendQuery, profile: Profile, bundle_id: BundleId, newest: Interaction | None) -> int:
@@ -166,17 +164,7 @@ def list_seed(tenant_id: TenantId, query: RecommendQuery, profile: Profile, bund
     `newest` is the last interaction that counts; None for none.
     """
     last = [f"{newest.item_id}|{newest.event_type}|{newest.occur_time.isoformat()}"] if newest else []
-    return seed_of(tenant_id, list_key(query.user_id, _version(profile), bundle_id, _asked(query)), *last)
-
-
-def list_key(user: str, version: str, bundle: str, asked: object) -> str:
-    """Returns the key of a user's list for what is asked, any JSON value."""
-    digest = hashlib.blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
-    return f"{user}:{version}:{bundle}:{digest}"
-
-
-def _asked(query: RecommendQuery) -> list[Any]:
-    return [query.limit, dict(query.context), query.filter, query.include_seen, query.use_history]
+    return seed_of(tenant_id, f"{query.user_id}:{_version(profile)}:{bundle_id}:{digest(query.asked)}", *last)
 
 
 def _version(profile: Profile) -> str:

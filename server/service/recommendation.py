@@ -31,7 +31,7 @@ from server.service.scoring import Scores, score
 from server.service.shaping import allowed_rows, shaped
 from server.service.steps import step
 from server.service.users import Users
-from server.telemetry import RUNGS, logger
+from server.telemetry import RUNGS, child, logger
 
 SEED = "aisle.exploration_seed"
 """Name under which a decision's context holds the seed of its exploration, in hexadecimal."""
@@ -243,7 +243,7 @@ class Recommendations:
             context={key: str(value) for key, value in query.context.items()} | ({SEED: ranked.seed} if ranked.seed else {}),
         )
         self._decisions.record(catalogue.tenant_id, decision)
-        RUNGS.labels(query.method, ladder.rung.name).inc()
+        child(RUNGS, query.method, ladder.rung.name).inc()
         return Recommendation(
             items=ranked.items,
             decision_id=decision.decision_id,

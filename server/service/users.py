@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from server.cache import USER_VECTOR_TTL_S, Cache
+from server.cache import USER_VECTOR_TTL_S, Cache, Cached
 from server.domain import Event, Profile, TenantId, UserId, parse_consistency_token
 from server.domain.history import overlay
 from server.errors import DeadlineExceededError, UnavailableError
@@ -132,9 +132,11 @@ class Users:
 
         deletions = self._deletions
         try:
-            async with asyncio.timeout(left_s(deadline)):
-                cached = await self._cache.get_or_compute(PROFILES, tenant_id, user_id, USER_VECTOR_TTL_S, compute, stale_s=_STALE_S)
-                content = cached.value
+            found = self._cache.begin(PROFILES, tenant_id, user_id, USER_VECTOR_TTL_S, compute, stale_s=_STALE_S)
+            if not isinstance(found, Cached):
+                async with asyncio.timeout(left_s(deadline)):
+                    found = await found
+            content = found.value
         except TimeoutError as error:
             self._late = True
             raise DeadlineExceededError("the profile was not read within the call's deadline; allow more time", user=user_id) from error

@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 from cachetools import LRUCache, TTLCache
 
 from server.domain import TenantId, UserId
 from server.errors import AisleError
-from server.service.lists import list_key
 from server.service.query import RecommendQuery
 from server.service.users import PROFILES
 from server.telemetry import WARMED, logger
@@ -42,19 +40,12 @@ Warm = Callable[[TenantId, RecommendQuery, float], Awaitable[None]]
 """Fills the caches for a query, by a deadline on the clock of `time.monotonic()`."""
 
 
-class _Shown(NamedTuple):
-    """What a user asked last."""
-
-    query: RecommendQuery
-    page: str
-
-
 class Warming:
     """Makes lists one after another, and rests nine times as long as each took. What does not fit into the queue is not made."""
 
     def __init__(self, warm: Warm) -> None:
         self._warm = warm
-        self._active: TTLCache[tuple[TenantId, UserId], _Shown] = TTLCache(_ACTIVE_USERS, _ACTIVE_S)
+        self._active: TTLCache[tuple[TenantId, UserId], RecommendQuery] = TTLCache(_ACTIVE_USERS, _ACTIVE_S)
         self._pages: LRUCache[tuple[TenantId, str], RecommendQuery] = LRUCache(_PAGES)
         self._followed: LRUCache[tuple[TenantId, str], Counter[str]] = LRUCache(_PAGES)
         self._due: dict[tuple[TenantId, UserId], RecommendQuery] = {}
@@ -64,36 +55,36 @@ class Warming:
         """Hears of a list that was asked for. Never blocks."""
         if query.token or query.extra_history:
             return  # such lists are not kept
-        page = _page_of(query)
+        page = query.page
         before = self._active.get((tenant_id, query.user_id))
         if before is not None:
             counts = self._followed.setdefault((tenant_id, before.page), Counter())
             counts[page] += 1
             if len(counts) > _SUCCESSORS:
                 del counts[min(counts, key=counts.__getitem__)]
-        self._pages[tenant_id, page] = query
-        shown = self._active[tenant_id, query.user_id] = _Shown(query, page)
-        expected = self._next_of(tenant_id, shown)
-        if expected is not query and _page_of(expected) != page:
+        self._pages[tenant_id, page] = self._active[tenant_id, query.user_id] = query
+        expected = self._next_of(tenant_id, query)
+        if expected is not query:
             self._ask(tenant_id, expected)
 
     def on_invalidation(self, tenant_id: TenantId, kind: str, keys: Sequence[str]) -> None:
         """Hears of users whose lists became others, and asks for the next page of those who are active here."""
         if kind == PROFILES:
             for key in keys:
-                shown = self._active.get((tenant_id, UserId(key)))
-                if shown is not None:
-                    self._ask(tenant_id, self._next_of(tenant_id, shown))
+                query = self._active.get((tenant_id, UserId(key)))
+                if query is not None:
+                    self._ask(tenant_id, self._next_of(tenant_id, query))
 
-    def _next_of(self, tenant_id: TenantId, shown: _Shown) -> RecommendQuery:
+    def _next_of(self, tenant_id: TenantId, query: RecommendQuery) -> RecommendQuery:
         """Returns what the user is likeliest to ask next: what mostly followed this page, or the same again."""
-        counts = self._followed.get((tenant_id, shown.page))
+        counts = self._followed.get((tenant_id, query.page))
         if counts:
             page, times = max(counts.items(), key=lambda one: one[1])
-            known = self._pages.get((tenant_id, page))
-            if known is not None and times >= _SEEN_BEFORE and times >= _LIKELY * counts.total():
-                return replace(known, user_id=shown.query.user_id)
-        return shown.query
+            if page != query.page and times >= _SEEN_BEFORE and times >= _LIKELY * counts.total():
+                known = self._pages.get((tenant_id, page))
+                if known is not None:
+                    return replace(known, user_id=query.user_id)
+        return query
 
     def _ask(self, tenant_id: TenantId, query: RecommendQuery) -> None:
         if len(self._due) < _WAITING or (tenant_id, query.user_id) in self._due:
@@ -127,8 +118,3 @@ class Warming:
                 except Exception:  # noqa: BLE001  # one bad query must not end the work
                     _log.exception("list not made ahead", tenant=key[0])
                 await asyncio.sleep((time.monotonic() - started) * (1 - _SHARE) / _SHARE)
-
-
-def _page_of(query: RecommendQuery) -> str:
-    asked = [query.limit, dict(query.context), query.filter, query.include_seen, query.use_history, query.explain]
-    return list_key("", "", "", asked)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain import ItemId, Reason, Rung, ScoredItem
+from server.domain import BundleId, ItemId, Profile, Reason, Rung, ScoredItem, UserId
 from server.domain.decisions import PackedIds, Ranking, pack_ids
-from server.service.lists import Ladder, RankedList, _decode, _encode, list_key
+from server.domain.shaping import ShapingPolicy
+from server.service.lists import Ladder, RankedList, _decode, _encode, kept_key
+from server.service.query import RecommendQuery
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(Rung)), st.text(max_size=5))))
@@ -39,14 +43,22 @@ def test_a_kept_list_keeps_its_propensities(propensities: list[float]) -> None:
 
 
 def test_a_key_tells_apart_whatever_changes_a_list() -> None:
-    """User, version of the profile, bundle and each part of what is asked make another key; the order of names does not."""
+    """User, version of the profile, bundle, policy and each part of what is asked make another key; the order of names does not."""
+    query = RecommendQuery(user_id=UserId("u"), max_results=10, context={"page": "x", "device": "y"})
+    profile, policy, bundle = Profile(user_id=UserId("u"), version=1), ShapingPolicy(), BundleId("b")
     keys = {
-        list_key("u", 1, "b", [10, {"page": "x", "device": "y"}]),
-        list_key("v", 1, "b", [10, {"page": "x", "device": "y"}]),
-        list_key("u", 2, "b", [10, {"page": "x", "device": "y"}]),
-        list_key("u", 1, "c", [10, {"page": "x", "device": "y"}]),
-        list_key("u", 1, "b", [11, {"page": "x", "device": "y"}]),
-        list_key("u", 1, "b", [10, {"page": "x"}]),
+        kept_key(query, profile, bundle, policy),
+        kept_key(replace(query, user_id=UserId("v")), profile, bundle, policy),
+        kept_key(query, replace(profile, version=2), bundle, policy),
+        kept_key(query, profile, BundleId("c"), policy),
+        kept_key(query, profile, bundle, replace(policy, diversity=0.1)),
+        kept_key(replace(query, max_results=11), profile, bundle, policy),
+        kept_key(replace(query, context={"page": "x"}), profile, bundle, policy),
+        kept_key(replace(query, filter="price < 9"), profile, bundle, policy),
+        kept_key(replace(query, include_seen=True), profile, bundle, policy),
+        kept_key(replace(query, explain=True), profile, bundle, policy),
+        kept_key(replace(query, use_history=False), profile, bundle, policy),
     }
-    assert len(keys) == 6
-    assert list_key("u", 1, "b", [10, {"device": "y", "page": "x"}]) in keys
+    assert len(keys) == 11
+    assert kept_key(replace(query, context={"device": "y", "page": "x"}), profile, bundle, policy) in keys
+    assert kept_key(replace(query, token="t"), profile, bundle, policy) == ""
