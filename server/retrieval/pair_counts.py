@@ -5,6 +5,8 @@ Shapes: N rows, P entries added, E entries kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +23,8 @@ LIMIT = 1 << 19
 
 _TAIL = 1 << 14
 """Entries not yet sorted. Each question reads them all, in some 40 us."""
+_MOST_WAITING = 8
+"""Full tails that wait for a merge on another thread. With more, whoever adds waits too."""
 _GROWTH = 2
 """A run is merged into the one before it unless that is larger by this factor: an entry moves a few times, and runs stay few."""
 _ROOM = 0.75
@@ -28,12 +32,19 @@ _ROOM = 0.75
 
 
 class _Run(NamedTuple):
-    """Entries in order, each pair once."""
+    """Entries, each pair once and in order unless it says otherwise."""
 
     keys: IntArray
-    """(E,): row << 32 | column, rising."""
+    """(E,): row << 32 | column."""
     values: FloatArray
     """(E,)."""
+
+
+class _Bounds(NamedTuple):
+    """What runs are cut to."""
+
+    neighbours: int
+    limit: int
 
 
 class PairCounts:
@@ -49,16 +60,21 @@ class PairCounts:
     """
 
     def __init__(self, *, neighbours: int = NEIGHBOURS, limit: int = LIMIT) -> None:
-        self._neighbours = neighbours
-        self._limit = limit
-        self._runs: list[_Run] = []
+        self._bounds = _Bounds(neighbours, limit)
+        self._runs: tuple[_Run, ...] = ()
+        self._waiting: list[_Run] = []
+        """Full tails, unsorted; the first `_taken` of them are being merged."""
+        self._taken = 0
+        self._merging: Future[tuple[_Run, ...]] | None = None
         self._keys = np.zeros(_TAIL, np.int64)
         self._values = np.zeros(_TAIL, np.float32)
         self._used = 0
+        self.executor: Executor | None = None
+        """Where runs are merged, while questions go on to be answered from the old ones. None: on the thread of whoever adds."""
 
     def __len__(self) -> int:
-        """Entries kept; a pair counts once for each run that has it."""
-        return sum(len(run.keys) for run in self._runs) + self._used
+        """Entries kept; a pair counts once for each run and tail that has it."""
+        return sum(len(run.keys) for run in (*self._runs, *self._waiting)) + self._used
 
     def add(self, keys: IntArray, values: FloatArray) -> None:
         """Adds to the counts of pairs. Costs O(P log E), over many calls.
@@ -68,15 +84,32 @@ class PairCounts:
             values: (P,).
         """
         if self._used + len(keys) > _TAIL:
-            tail = _summed(
-                np.concatenate([self._keys[: self._used], keys]), np.concatenate([self._values[: self._used], values]), kind="quicksort"
-            )
+            tail, values_before = self._keys[: self._used], self._values[: self._used]
+            self._waiting.append(_Run(np.concatenate([tail, keys]), np.concatenate([values_before, values])))
             self._used = 0
-            self._push(tail)
+            self._merge()
             return
         place = slice(self._used, self._used + len(keys))
         self._keys[place], self._values[place] = keys, values
         self._used = place.stop
+
+    def _merge(self) -> None:
+        """Merges what waits, or begins to."""
+        if self.executor is None:
+            self._runs = _merged(self._runs, self._waiting, self._bounds)
+            self._waiting.clear()
+            return
+        self._adopt(wait=len(self._waiting) > _MOST_WAITING)
+        if self._merging is None:
+            self._taken = len(self._waiting)
+            self._merging = self.executor.submit(_merged, self._runs, tuple(self._waiting), self._bounds)
+
+    def _adopt(self, *, wait: bool = False) -> None:
+        """Takes over what another thread has merged: runs change here alone."""
+        if self._merging is not None and (wait or self._merging.done()):
+            self._runs = self._merging.result()
+            del self._waiting[: self._taken]
+            self._merging = None
 
     def spread(self, weights: FloatArray) -> FloatArray:
         """Returns `weights` times the counts, float32, (N,): for each column the sum over rows of weight * count.
@@ -84,6 +117,7 @@ class PairCounts:
         Args:
             weights: float32, (N,). Cost follows the entries of rows that do not have weight 0.
         """
+        self._adopt()
         chosen = np.flatnonzero(weights)
         columns, values = [], []
         for run in self._runs:
@@ -92,35 +126,42 @@ class PairCounts:
             places = np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
             columns.append(run.keys[places] & 0xFFFFFFFF)
             values.append(run.values[places] * np.repeat(weights[chosen], lengths))
-        keys = self._keys[: self._used]
-        scales = weights[keys >> 32]
-        mine = np.flatnonzero(scales)
-        columns.append(keys[mine] & 0xFFFFFFFF)
-        values.append(self._values[mine] * scales[mine])
+        for keys, counts in (*self._waiting, _Run(self._keys[: self._used], self._values[: self._used])):
+            scales = weights[keys >> 32]
+            mine = np.flatnonzero(scales)
+            columns.append(keys[mine] & 0xFFFFFFFF)
+            values.append(counts[mine] * scales[mine])
         return np.bincount(np.concatenate(columns), np.concatenate(values), minlength=len(weights)).astype(np.float32)
 
-    def _push(self, run: _Run) -> None:
-        while self._runs and len(self._runs[-1].keys) <= _GROWTH * len(run.keys):
-            before = self._runs.pop()
-            run = _summed(np.concatenate([before.keys, run.keys]), np.concatenate([before.values, run.values]), kind="stable")
-            run = self._cut(run, self._neighbours) if _longest(run) > 2 * self._neighbours else run
-        self._runs.append(run)
-        if len(self) > self._limit:
-            keys, values = (np.concatenate(parts) for parts in zip(*self._runs, strict=True))
-            self._runs = [self._cut(_summed(keys, values, kind="stable"), self._neighbours)]
 
-    def _cut(self, run: _Run, neighbours: int) -> _Run:
-        """Returns the run with the k largest entries of each row, ties by column, k <= `neighbours` as large as the limit allows."""
-        rows = run.keys >> 32
-        order = np.lexsort((-run.values, rows))
-        first = np.searchsorted(rows, rows)  # (E,): where the entry's row begins
-        place = np.empty(len(rows), np.int64)
-        place[order] = np.arange(len(rows)) - first
-        if len(rows) > self._limit:
-            fitting = np.cumsum(np.bincount(place)) <= _ROOM * self._limit
-            neighbours = min(neighbours, int(fitting.sum()))
-        kept = place < neighbours
-        return _Run(run.keys[kept], run.values[kept])
+def _merged(runs: Iterable[_Run], tails: Iterable[_Run], bounds: _Bounds) -> tuple[_Run, ...]:
+    """Returns the runs with unsorted tails in them, within bounds."""
+    found = list(runs)
+    for tail in tails:
+        run = _summed(*tail, kind="quicksort")
+        while found and len(found[-1].keys) <= _GROWTH * len(run.keys):
+            before = found.pop()
+            run = _summed(np.concatenate([before.keys, run.keys]), np.concatenate([before.values, run.values]), kind="stable")
+            run = _cut(run, bounds) if _longest(run) > 2 * bounds.neighbours else run
+        found.append(run)
+        if sum(len(run.keys) for run in found) > bounds.limit:
+            keys, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            found = [_cut(_summed(keys, values, kind="stable"), bounds)]
+    return tuple(found)
+
+
+def _cut(run: _Run, bounds: _Bounds) -> _Run:
+    """Returns the run with the k largest entries of each row, ties by column, k <= `neighbours` as large as the limit allows."""
+    rows, neighbours = run.keys >> 32, bounds.neighbours
+    order = np.lexsort((-run.values, rows))
+    first = np.searchsorted(rows, rows)  # (E,): where the entry's row begins
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - first
+    if len(rows) > bounds.limit:
+        fitting = np.cumsum(np.bincount(place)) <= _ROOM * bounds.limit
+        neighbours = min(neighbours, int(fitting.sum()))
+    kept = place < neighbours
+    return _Run(run.keys[kept], run.values[kept])
 
 
 def _summed(keys: IntArray, values: FloatArray, *, kind: Literal["stable", "quicksort"]) -> _Run:

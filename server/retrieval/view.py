@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,8 +132,7 @@ class IndexView:
 
     def rows_of(self, ids: Sequence[ItemId]) -> IntArray:
         """Returns each id's row, (n,); -1 for an item that is not here."""
-        row = self.row_by_id.get
-        rows = np.array([row(item_id, -1) for item_id in ids], np.int64)
+        rows = np.array(list(map(self.row_by_id.get, ids, repeat(-1))), np.int64)
         rows[rows >= self.rows] = -1
         if len(self.slot_of):
             rows[self.slot_of[rows] < 0] = -1  # the last row's for -1, which changes nothing

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from server.domain import ItemId
 from server.store.sequences import Action, AppliedEvents, AppliedSequence
 
 APPLIED = "applied"
@@ -38,4 +37,4 @@ def decode_applied(messages: Sequence[str]) -> Iterator[tuple[int, AppliedSequen
     """Yields the transaction and the user's sequence of each message."""
     for message in messages:
         transaction, items, new, actions = orjson.loads(message)
-        yield transaction, AppliedSequence(tuple(map(ItemId, items)), tuple(new), tuple(Action(*action) for action in actions))
+        yield transaction, AppliedSequence(tuple(items), tuple(new), tuple(Action(*action) for action in actions))

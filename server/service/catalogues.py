@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -60,6 +61,7 @@ class Catalogues:
         self._locks: dict[TenantId, asyncio.Lock] = {}
         self._waiting: dict[TenantId, deque[tuple[int, AppliedSequence]]] = {}
         self._chores = Chores()
+        self._merger = ThreadPoolExecutor(1, thread_name_prefix="item-to-item")
 
     async def get(self, tenant_id: TenantId) -> Catalogue:
         """Returns the tenant's catalogue, loading it once however many ask.
@@ -148,6 +150,7 @@ class Catalogues:
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         await self._chores.close()
+        await asyncio.to_thread(self._merger.shutdown)
 
     def _ask(self, tenant_id: TenantId, kind: str) -> None:
         if kind == "items":
@@ -191,6 +194,7 @@ class Catalogues:
             while len(waiting) > _FEW:  # off the loop, as nobody else knows the catalogue yet
                 await asyncio.to_thread(catalogue.hear, [waiting.popleft() for _ in range(len(waiting))])
             catalogue.hear(waiting)
+            catalogue.sparse.merge_on(self._merger)
             self._loaded[catalogue.tenant_id] = catalogue
         finally:
             del self._waiting[catalogue.tenant_id]

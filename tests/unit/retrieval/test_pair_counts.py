@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,3 +69,39 @@ def test_a_crowded_row_is_cut_to_its_largest() -> None:
         _add(counts, [(2, 0, 1)] * 17_000)
     row = _matrix(counts, 100)[0]
     assert np.flatnonzero(row).tolist() == [0, 5, 70]
+
+
+class _Lazy(Future[Any]):
+    """Does its work when the result is asked for."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self._work = work
+
+    def result(self, timeout: float | None = None) -> Any:
+        del timeout
+        return self._work()
+
+
+class _Late(Executor):
+    """Is never done before somebody waits."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return _Lazy(lambda: fn(*args, **kwargs))
+
+
+@pytest.mark.parametrize("make", [_Late, partial(ThreadPoolExecutor, 1)])
+def test_merging_elsewhere_changes_no_count(make: Callable[[], Executor]) -> None:
+    """With merges on another thread, quick or late, every question has all that was added before it, and memory stays bounded."""
+    random = np.random.default_rng(1)
+    with make() as executor:
+        counts, plain = PairCounts(), PairCounts()
+        counts.executor = executor
+        for _ in range(60):
+            rows, columns = random.integers(0, 40, (2, 3000))
+            keys, values = rows << 32 | columns, random.integers(-2, 4, 3000).astype(np.float32)
+            counts.add(keys, values)
+            plain.add(keys, values)
+            weights = random.integers(0, 3, 40).astype(np.float32)
+            np.testing.assert_array_equal(counts.spread(weights), plain.spread(weights))
+            assert len(counts) <= len(plain) + 10 * (16_384 + 3000)
