@@ -65,10 +65,15 @@ _CHUNK = 256
 SEMANTIC, COLLABORATIVE, SEQUENTIAL, CONTEXTUAL = (slice(v * VIEW_DIMENSIONS, (v + 1) * VIEW_DIMENSIONS) for v in range(len(VIEWS)))
 
 
-def action_weight(event_type: str) -> float:
-    """Returns how many clicks one action of this type is worth; 1 for a type nobody listed."""
-    known = ACTION_WEIGHTS.get(event_type)  # nearly always in lower case already
-    return ACTION_WEIGHTS.get(event_type.lower(), 1.0) if known is None else known
+class _Worth(dict[str, float]):
+    """`ACTION_WEIGHTS` for every text; nothing is added. Types come in lower case nearly always, and are found without a call."""
+
+    def __missing__(self, event_type: str) -> float:
+        return self.get(event_type.lower(), 1.0)
+
+
+action_weight = _Worth(ACTION_WEIGHTS).__getitem__
+"""Returns how many clicks one action of a type is worth; 1 for a type nobody listed."""
 
 
 def recency_weights(event_types: Sequence[str], decay: float) -> FloatArray:
