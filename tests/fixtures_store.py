@@ -26,12 +26,14 @@ async def database(parts: Parts) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def tenant_id(database: Database) -> TenantId:
-    """A tenant that no other test uses."""
+async def tenant_id(database: Database) -> AsyncIterator[TenantId]:
+    """A tenant that no other test uses. Its items go with the test: each server that starts later would load and index them."""
     tenant_id = TenantId(f"t{next(_numbers)}")
     async with database.system() as connection:
         await create_tenant(connection, tenant_id)
-    return tenant_id
+    yield tenant_id
+    async with database.tenant(tenant_id) as connection:
+        await connection.execute("DELETE FROM items")
 
 
 async def count_items(connection: Connection) -> int:
