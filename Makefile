@@ -11,7 +11,7 @@ install: $(VENV)/.installed
 up: $(VENV)/.installed
 	@$(BIN)/aisle up
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/poe test
 check: $(VENV)/.installed-test
 	$(BIN)/poe check
 load: $(VENV)/.installed-test

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -25,14 +24,9 @@ from server.inference import BuiltEncoder
 from server.store import Database
 from tests.eventually import eventually
 from tests.fixtures_server import SHOP
+from tests.ports import free_port
 
 _ROOT = Path(__file__).resolve().parents[3]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _start(folder: Path, parts: Parts, http_address: str, **values: str) -> subprocess.Popen[str]:
@@ -43,7 +37,7 @@ def _start(folder: Path, parts: Parts, http_address: str, **values: str) -> subp
         "AISLE_DATABASE_URL": parts.database_url,
         "AISLE_REDIS_URL": parts.redis_url,
         "AISLE_RUNTIME": "local",
-        "AISLE_GRPC_ADDRESS": f"127.0.0.1:{_free_port()}",
+        "AISLE_GRPC_ADDRESS": f"127.0.0.1:{free_port()}",
         "AISLE_HTTP_ADDRESS": http_address,
         **values,
     }
@@ -97,7 +91,7 @@ async def test_two_workers_answer_on_one_port_and_a_killed_one_is_replaced(
     parts: Parts, database: Database, encoder: BuiltEncoder, tmp_path: Path
 ) -> None:
     """Both answer; after `kill -9` of one there are two again; SIGTERM drains both, and the parent ends with 0."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     async with _workers(tmp_path, parts, address) as parent:
         await _ready(parent)
         await _ready(parent)
@@ -117,7 +111,7 @@ async def test_two_workers_answer_on_one_port_and_a_killed_one_is_replaced(
 
 async def test_workers_that_never_start_are_given_up(parts: Parts, database: Database, encoder: BuiltEncoder, tmp_path: Path) -> None:
     """With a setting that no worker can start with, the parent gives up after a few attempts with the workers' exit code."""
-    async with _workers(tmp_path, parts, f"127.0.0.1:{_free_port()}", AISLE_RUNTIME="triton") as parent:
+    async with _workers(tmp_path, parts, f"127.0.0.1:{free_port()}", AISLE_RUNTIME="triton") as parent:
         assert await asyncio.to_thread(parent.wait, 150) == 1
     log = (tmp_path / "log").read_text()
     assert "set AISLE_TRITON_URL" in log
@@ -126,7 +120,7 @@ async def test_workers_that_never_start_are_given_up(parts: Parts, database: Dat
 
 async def test_ctrl_c_drains_each_worker_once(parts: Parts, database: Database, encoder: BuiltEncoder, tmp_path: Path) -> None:
     """A terminal's SIGINT reaches the whole group; the workers still finish in order rather than being cut short by a second signal."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     async with _workers(tmp_path, parts, address) as parent:
         await _ready(parent)
         await _ready(parent)
@@ -144,7 +138,7 @@ async def test_sighup_replaces_all_workers_and_no_call_fails(
     parts: Parts, database: Database, encoder: BuiltEncoder, shop: Demo, tmp_path: Path
 ) -> None:
     """Under steady load on kept and on new connections of both doors, SIGHUP leaves two other workers, and every call was answered."""
-    address, grpc_address = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+    address, grpc_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     settings = {"AISLE_GRPC_ADDRESS": grpc_address, "AISLE_CONNECTION_AGE_S": "4", "AISLE_LOCAL_TENANT": SHOP}
     user, body = f"users/{shop.users[0].user_id}", json.dumps({"maxResults": 3})
     request = recommendation_service_pb2.RecommendItemsRequest(user=user, max_results=3).SerializeToString()
@@ -198,7 +192,7 @@ async def test_a_replacement_that_does_not_start_leaves_the_old_workers_serving(
     parts: Parts, database: Database, encoder: BuiltEncoder, tmp_path: Path
 ) -> None:
     """With a setting in `.env` that no worker can start with, SIGHUP is answered by a line in the log, and the same two workers serve."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     async with _workers(tmp_path, parts, address) as parent:
         await _ready(parent)
         await _ready(parent)

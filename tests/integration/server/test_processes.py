@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -29,6 +28,7 @@ from server.embedded.folders import running_instance
 from server.inference import BuiltEncoder
 from server.store import Database
 from tests.eventually import eventually
+from tests.ports import free_port
 
 _ROOT = Path(__file__).resolve().parents[3]
 _READY = re.compile(r"aisle ready grpc=(\S+) http=http://(\S+) key=(\S+) tenant=(\S+)")
@@ -201,7 +201,7 @@ async def test_stopped_under_load_killed_and_started_again(data_dir: Path) -> No
 
 def _workers(folder: Path, parts: Parts) -> tuple[subprocess.Popen[str], str]:
     """Starts two workers on the session's parts, and returns the parent and where both serve HTTP."""
-    addresses = {f"AISLE_{door}_ADDRESS": f"127.0.0.1:{_free_port()}" for door in ("GRPC", "HTTP")}
+    addresses = {f"AISLE_{door}_ADDRESS": f"127.0.0.1:{free_port()}" for door in ("GRPC", "HTTP")}
     urls = {"AISLE_DATABASE_URL": parts.database_url, "AISLE_REDIS_URL": parts.redis_url, "AISLE_RUNTIME": "local"}
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "serve", "--workers", "2"],
@@ -254,9 +254,3 @@ async def _until(holds: Callable[[], bool]) -> None:
         return holds()
 
     await eventually(held)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
