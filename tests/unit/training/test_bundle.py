@@ -32,13 +32,15 @@ _TENANT = TenantId("t")
 _HOURS = np.array([0.0, 3600.0, 7200.0])
 
 
-def _train(events: RawEvents, directory: Path, *, item_ids: tuple[ItemId, ...] | None = None, texts: bool = True) -> TrainedBundle:
+def _train(
+    events: RawEvents, directory: Path, *, item_ids: tuple[ItemId, ...] | None = None, texts: bool = True, sequential: bool = True
+) -> TrainedBundle:
     ids = item_ids if item_ids is not None else tuple(sorted(set(events.items)))
     generator = np.random.default_rng(3)
     raw = generator.standard_normal((len(ids), 384)).astype(np.float32)
     vectors = dict(zip(ids, raw / np.linalg.norm(raw, axis=1, keepdims=True), strict=True)) if texts else {}
     items = [Item(item_id=one, title=one) for one in ids]
-    return train(events, vectors, items=items, tenant_id=_TENANT, text_model="test", directory=directory)
+    return train(events, vectors, items=items, tenant_id=_TENANT, text_model="test", directory=directory, sequential=sequential)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def test_damaged_parts_are_refused_by_name(trained: TrainedBundle, tmp_path: Pat
 
 def test_parts_of_two_bundles_do_not_mix(trained: TrainedBundle, tmp_path: Path) -> None:
     """A whole file of another bundle is refused."""
-    other = _train(events_of(two_camps(users=80)), tmp_path)
+    other = _train(events_of(two_camps(users=80)), tmp_path, sequential=False)
     (other.directory / "users.npy").write_bytes((trained.directory / "users.npy").read_bytes())
     with pytest.raises(CorruptDataError, match=r"users\.npy"):
         load_bundle(other.directory)
