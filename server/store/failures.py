@@ -89,8 +89,11 @@ def translated_errors() -> Iterator[None]:
 
 def _translated(error: Exception) -> AisleError | None:
     """Returns our error for the driver's, or None where it tells of a bug."""
-    if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):  # not a closed connection but a wrong use of one
-        return None
+    if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):
+        # A wrong use of a connection, not a closed one; or a rollback after a COPY that was cut off, which the driver takes to go on.
+        if not isinstance(error.__context__, asyncpg.InternalClientError):
+            return None
+        error = error.__context__
     if isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError | orjson.JSONEncodeError):
         error = error.__cause__  # the driver wraps what its encoders raise
     reason = (str(error) or type(error).__name__).splitlines()[0]
