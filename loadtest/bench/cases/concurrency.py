@@ -9,8 +9,10 @@ from loadtest.bench.cases.recommend import asked, bodies
 from loadtest.bench.measure import Figures
 from loadtest.bench.stand import Server, Stand
 
-_ROOM = 16
-"""AISLE_MAX_IN_FLIGHT of the servers for overload: what is admitted is answered in the time of so many."""
+_SLOWDOWN = "1.5"
+"""AISLE_MAX_SLOWDOWN of the servers for overload."""
+_IN_FLIGHT = 16
+"""With which the server without a limit shows what it can do."""
 
 
 def _thousand(stand: Stand, turn: Round, server: Server | None = None) -> Figures:
@@ -33,11 +35,14 @@ def _workers(count: int, stand: Stand, turn: Round) -> Figures:
         return asked(server, bodies(20_000, turn.salt + 400), 64, turn.seconds)
 
 
-def _admitted(times: float, stand: Stand, turn: Round) -> Figures:
-    """Finds what a server with little room answers, then asks that many times as much, open loop."""
-    with stand.serve(AISLE_MAX_IN_FLIGHT=str(_ROOM)) as server:
-        capacity = asked(server, bodies(20_000, turn.salt), _ROOM, turn.seconds).rps
-        return asked(server, bodies(20_000, turn.salt + 20_000), 1000, turn.seconds, rate=times * capacity)
+def _limited(times: float, stand: Stand, turn: Round) -> Figures:
+    """Asks a server that limits its concurrency for one list at a time, or for so many times what a server can do, open loop."""
+    with stand.serve(AISLE_MAX_SLOWDOWN=_SLOWDOWN) as server:
+        quiet = asked(server, bodies(20_000, turn.salt), 1, turn.seconds)
+        if not times:
+            return quiet
+        capacity = asked(stand.server, bodies(20_000, turn.salt + 20_000), _IN_FLIGHT, turn.seconds).rps
+        return asked(server, bodies(20_000, turn.salt + 40_000), 1000, 2 * turn.seconds, rate=times * capacity)
 
 
 CASES = (
@@ -45,6 +50,6 @@ CASES = (
     Case(name="2 workers, mixed lists, 500/s", measure=_thousand_of_two),
     Case(name="1 worker, miss @64", measure=partial(_workers, 1)),
     Case(name="2 workers, miss @64", measure=partial(_workers, 2), beside="1 worker, miss @64"),
-    Case(name="load of 0.8", measure=partial(_admitted, 0.8)),
-    Case(name="load of 3", measure=partial(_admitted, 3.0), beside="load of 0.8", p95_at_most=2.0),
+    Case(name="limited, one at a time", measure=partial(_limited, 0.0)),
+    Case(name="limited, load of 3", measure=partial(_limited, 3.0), beside="limited, one at a time", p95_at_most=2.0),
 )
