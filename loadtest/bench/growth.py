@@ -68,7 +68,7 @@ WITH made AS (
     FROM generate_series($3::int, $4::int - 1) AS u, generate_series(1, $5::int) AS n
 ), known AS (INSERT INTO event_keys (tenant_id, event_id) SELECT $1, event_id FROM made)
 INSERT INTO events (tenant_id, event_id, user_id, anonymous_id, item_id, event_type, occur_time, value, session_id, properties)
-SELECT $1, event_id, user_id, '', ($6::text[])[1 + (u * 7919 + n * 104729) % cardinality($6::text[])], 'view',
+SELECT $1, event_id, user_id, '', ($6::text[])[1 + (u::bigint * 7919 + n * 104729) % cardinality($6::text[])], 'view',
     now() - interval '1 day' * $7 * n / $5, 1, '', '{}' FROM made
 """
 _PROFILES_OF = """
@@ -275,7 +275,7 @@ def main() -> None:
         prog="python -m loadtest.bench.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--history", type=_sizes, default=[10, 100, 1000, 10_000], help="events of a user")
-    parser.add_argument("--profiles", type=_sizes, default=[1000, 10_000, 100_000], help="profiles in the database")
+    parser.add_argument("--profiles", type=_sizes, default=[1000, 10_000, 100_000, 1_000_000], help="profiles in the database")
     parser.add_argument("--tenants", type=_sizes, default=[1, 20, 200], help="tenants")
     parser.add_argument("--beside", default="", metavar="TEXT", help="what else ran meanwhile, to be told with the figures")
     parser.add_argument("--print-only", action="store_true", help="leave the document as it is")
