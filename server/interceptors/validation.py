@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
+from cachetools import LRUCache
 from google.protobuf.message import Message
 from protovalidate import Validator
 
@@ -16,9 +16,8 @@ from server.interceptors.chain import Handler
 
 _validator = Validator()
 _SMALL_BYTES = 512
-_REMEMBERED = 10_000
-_right: OrderedDict[bytes, None] = OrderedDict()
-"""Digests of small requests that broke no rule, the last one met at the end."""
+_right: LRUCache[bytes, bool] = LRUCache(10_000)
+"""Digests of small requests that broke no rule."""
 
 
 def _path(violation: object) -> str:
@@ -41,14 +40,11 @@ def _violations(request: Message) -> Sequence[Any]:
         found: Sequence[Any] = _validator.collect_violations(request)
         return found
     seen = blake2b(request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(), digest_size=16).digest()
-    if seen in _right:
-        _right.move_to_end(seen)
+    if _right.get(seen):
         return ()
     found = _validator.collect_violations(request)
     if not found:
-        _right[seen] = None
-        if len(_right) > _REMEMBERED:
-            _right.popitem(last=False)
+        _right[seen] = True
     return found
 
 

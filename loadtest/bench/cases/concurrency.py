@@ -38,7 +38,7 @@ def _workers(count: int, stand: Stand, turn: Round) -> Figures:
 def _limited(times: float, stand: Stand, turn: Round) -> Figures:
     """Asks a server that limits its concurrency for one list at a time, or for so many times what a server can do, open loop."""
     with stand.serve(AISLE_MAX_SLOWDOWN=_SLOWDOWN) as server:
-        quiet = asked(server, bodies(20_000, turn.salt), 1, turn.seconds)
+        quiet = asked(server, bodies(20_000, turn.salt), 1, turn.seconds)  # and the limit learns what a call takes
         if not times:
             return quiet
         capacity = asked(stand.server, bodies(20_000, turn.salt + 20_000), _IN_FLIGHT, turn.seconds).rps
