@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 
 from google.protobuf.message import Message
@@ -92,17 +91,17 @@ class Overload:
         if self._scopes[call.method] == OPEN:
             return await handler(call, request)  # a probe: where it is refused, the process is restarted, and the load is others'
         try:
-            started = await self._room.enter(self._priority(call))
+            permit = await self._room.enter(self._priority(call))
         except OverloadedError:
             CALLS_REFUSED.labels("overload").inc()
             raise
-        begun_s, answered = time.perf_counter(), False
+        answered = False
         try:
             reply = await handler(call, request)
             answered = True
             return reply
         finally:
-            self._room.leave(call.method, time.perf_counter() - begun_s, started=started, answered=answered)
+            self._room.leave(call.method, permit, answered=answered)
             CONCURRENCY_LIMIT.set(self._limit.limit)
 
     def _priority(self, call: Call) -> Priority:

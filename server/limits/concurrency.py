@@ -3,7 +3,8 @@
 A server that is given more than it can do answers everything late. This one measures what calls take while it is hardly used, and lets in
 as many at once as keep them within a multiple of that: additive increase, multiplicative decrease, on the mean over short windows of the
 time a call took divided by what its method takes when quiet. The ratio, not the time, so that methods as unlike as a look-up and a batch
-of embeddings share one limit.
+of embeddings share one limit. A limit that was too high is tried again after a second, then two, then four: few cores have
+nothing between one call and two, and every try makes some answers late.
 
 Sources: D.-M. Chiu, R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance" (1989), for the rule; the idea of
 measuring the unloaded latency at a low concurrency now and then is that of Envoy's adaptive concurrency filter.
@@ -22,7 +23,10 @@ _LOWER = 0.9
 _LOWEST = 0.5
 """A window that was too slow multiplies the limit by what was allowed over what was taken, between these."""
 _RAISE = 0.5
-_FIRST_LIMIT = 4.0
+_FIRST_LIMIT = 2.0
+_SHORTEST_HOLD_S = 1.0
+_LONGEST_HOLD_S = 16.0
+"""A limit that was too high is not tried again for so long, twice as long each time that it is found too high again."""
 _QUIET_SHARE = 0.25
 """Calls during which at most this share of the limit ran, at least one, say what calls take when quiet."""
 _QUIET_WEIGHT = 0.1
@@ -44,6 +48,18 @@ class _Quiet:
         self.mean_s += (took_s - self.mean_s) * max(1 / self.calls, _QUIET_WEIGHT)
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A call that was let in."""
+
+    given_s: float
+    """When: on a busy event loop a call begins later than it was let in, and that counts."""
+    crowds: int
+    """Which crowd came last before it; -1 where it is itself in one."""
+    fulls: int
+    """How often all places were taken before it; -1 where it took the last."""
+
+
 class ConcurrencyLimit:
     """The limit, and what moves it. One thread."""
 
@@ -60,13 +76,16 @@ class ConcurrencyLimit:
         self._clock = clock
         self._limit = min(_FIRST_LIMIT, self._most)
         self._running = 0
-        self._crowds = 0
+        self._crowds = self._fulls = 0
         self._methods: dict[str, _Quiet] = {}
         now = clock()
         self._window_s = now
         self._took_s = self._expected_s = 0.0
         self._calls = 0
         self._full = False
+        self._changed_s = float("-inf")
+        self._too_high = most + 1
+        self._hold_s = _SHORTEST_HOLD_S
         self._quiet_s = now
         self._probe_s: float | None = None
         self._probed = 0
@@ -91,49 +110,55 @@ class ConcurrencyLimit:
             self._crowds += 1  # others wait, so the event loop is busy: a time taken now is not a quiet one
         return False
 
-    def start(self) -> int:
-        """Counts a call that starts; returns a number that `end` wants to have."""
+    def start(self) -> Permit:
+        """Counts a call that starts."""
         self._running += 1
-        if self._running > max(1, int(self._limit * _QUIET_SHARE)):
-            self._crowds += 1
-            return -1
-        return self._crowds
+        crowded, full = self._running > max(1, int(self._limit * _QUIET_SHARE)), self._running >= self.limit
+        self._crowds += crowded
+        self._fulls += full
+        return Permit(self._clock(), -1 if crowded else self._crowds, -1 if full else self._fulls)
 
     def withdraw(self) -> None:
         """Takes a start back: the call was given up before it began."""
         self._running -= 1
 
-    def end(self, method: str, took_s: float, *, started: int, answered: bool) -> None:
+    def end(self, method: str, permit: Permit, *, answered: bool) -> None:
         """Counts a call that ended.
 
         Args:
             method: Any name; calls of one name take alike.
-            took_s: Seconds since `start`.
-            started: What `start` returned.
+            permit: What `start` returned.
             answered: False for a call that failed or was given up. A short time then says nothing; one beyond what is allowed says that
                 calls come too late.
         """
         self._running -= 1
         now = self._clock()
+        took_s = now - permit.given_s
         known = self._methods.get(method)
         if answered or (known is not None and took_s > self._slowdown * known.mean_s):
-            self._learn(method, took_s, now, quiet=answered and started == self._crowds)
+            quiet, full = answered and permit.crowds == self._crowds, permit.fulls != self._fulls
+            self._learn(method, took_s, quiet=quiet, counts=full and permit.given_s >= self._changed_s)
         elapsed_s = now - self._window_s
         if (elapsed_s >= _WINDOW_S and self._calls >= _WINDOW_CALLS) or elapsed_s >= _LONGEST_WINDOW_S:
             self._adapt(now)
 
-    def _learn(self, method: str, took_s: float, now: float, *, quiet: bool) -> None:
+    def _learn(self, method: str, took_s: float, *, quiet: bool, counts: bool) -> None:
+        """Learns from one call: what its method takes when quiet, and whether the limit is right.
+
+        A call during which places stood empty, or which began under another limit, says nothing of this one.
+        """
         known = self._methods.get(method)
         if known is None:
             self._methods[method] = _Quiet(took_s, 1)
             return
         if quiet:
             known.add(took_s)
-            self._quiet_s = now
+            self._quiet_s = self._clock()
             self._probed += 1
-        self._calls += 1
-        self._took_s += took_s
-        self._expected_s += known.mean_s
+        if counts:
+            self._calls += 1
+            self._took_s += took_s
+            self._expected_s += known.mean_s
 
     def _adapt(self, now: float) -> None:
         if self._probe_s is not None:
@@ -142,12 +167,28 @@ class ConcurrencyLimit:
                 self._quiet_s = now
         elif self._calls:
             if self._took_s > self._slowdown * self._expected_s:
-                self._limit = max(1.0, self._limit * max(_LOWEST, min(_LOWER, self._slowdown * self._expected_s / self._took_s)))
-            elif self._full:
-                self._limit = min(self._most, self._limit + _RAISE)
+                self._lower(now)
+            else:
+                self._raise(now)
             if self._full and now - self._quiet_s >= _PROBE_AFTER_S:
                 self._probe_s, self._probed = now, 0
         self._window_s = now
         self._took_s = self._expected_s = 0.0
         self._calls = 0
         self._full = False
+
+    def _lower(self, now: float) -> None:
+        self._hold_s = min(_LONGEST_HOLD_S, 2 * self._hold_s) if self.limit >= self._too_high else _SHORTEST_HOLD_S
+        self._too_high = max(2, self.limit)
+        self._limit = max(1.0, self._limit * max(_LOWEST, min(_LOWER, self._slowdown * self._expected_s / self._took_s)))
+        self._changed_s = now
+
+    def _raise(self, now: float) -> None:
+        """Goes up where more wanted to come; at once to what has been good, to what was too high, and beyond, now and then."""
+        if self.limit >= self._too_high:
+            self._too_high = self.limit + 1
+            self._hold_s = max(_SHORTEST_HOLD_S, self._hold_s / 2)
+        raised = min(self._most, self._limit + _RAISE)
+        if self._full and (raised < self._too_high or now - self._changed_s >= self._hold_s):
+            self._limit = raised
+            self._changed_s = now

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from server.errors import OverloadedError
-from server.limits.concurrency import ConcurrencyLimit
+from server.limits.concurrency import ConcurrencyLimit, Permit
 
 PATIENCE_S = 0.1
 """The longest wait, and for how long there may be a queue before it counts as overload."""
@@ -54,7 +54,7 @@ class WaitingRoom:
         """Stores its arguments."""
         self._limit = limit
         self._clock = clock
-        self._queues: tuple[deque[asyncio.Future[int]], ...] = tuple(deque() for _ in Priority)
+        self._queues: tuple[deque[asyncio.Future[Permit]], ...] = tuple(deque() for _ in Priority)
         self._empty_s = clock()
         self._left_s = self._refused_s = float("-inf")
         self._arrived = self._refused = 0
@@ -66,8 +66,8 @@ class WaitingRoom:
         now = self._clock()
         return now - self._refused_s < LASTS_S or (any(self._queues) and now - self._empty_s > PATIENCE_S)
 
-    async def enter(self, priority: Priority) -> int:
-        """Waits for a turn; returns what `leave` wants to know. Whoever entered must leave.
+    async def enter(self, priority: Priority) -> Permit:
+        """Waits for a turn. Whoever entered must leave.
 
         Raises:
             OverloadedError: There was none in time.
@@ -80,7 +80,7 @@ class WaitingRoom:
         overloaded = self.overloaded
         if overloaded and priority is Priority.BATCH:
             raise self._refusal()
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         queue = self._queues[priority]
         queue.append(turn)
         self._call_soon()
@@ -100,9 +100,9 @@ class WaitingRoom:
             if turn in queue:
                 queue.remove(turn)
 
-    def leave(self, method: str, took_s: float, *, started: int, answered: bool) -> None:
+    def leave(self, method: str, permit: Permit, *, answered: bool) -> None:
         """Ends a call, as `ConcurrencyLimit.end` has it, and lets the next in."""
-        self._limit.end(method, took_s, started=started, answered=answered)
+        self._limit.end(method, permit, answered=answered)
         self._left_s = self._clock()
         if any(self._queues):
             self._call_soon()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import OverloadedError
-from server.limits.concurrency import ConcurrencyLimit
+from server.limits.concurrency import ConcurrencyLimit, Permit
 from server.limits.waiting import LASTS_S, PATIENCE_S, Priority, WaitingRoom
 
 
@@ -22,18 +22,18 @@ class Door:
         self.room = WaitingRoom(self.limit, clock=lambda: self.now_s)
         self.entered: list[str] = []
 
-    async def visit(self, name: str, priority: Priority = Priority.INTERACTIVE) -> int:
+    async def visit(self, name: str, priority: Priority = Priority.INTERACTIVE) -> Permit:
         """Enters, and says so."""
-        started = await self.room.enter(priority)
+        permit = await self.room.enter(priority)
         self.entered.append(name)
-        return started
+        return permit
 
-    def leave(self, started: int = 0) -> None:
+    def leave(self, permit: Permit | None = None) -> None:
         """Gives the place up."""
-        self.room.leave("m", 0.01, started=started, answered=True)
+        self.room.leave("m", permit or Permit(self.now_s, -1, -1), answered=True)
 
 
-async def _queue(door: Door, *visits: tuple[str, Priority]) -> list[asyncio.Task[int]]:
+async def _queue(door: Door, *visits: tuple[str, Priority]) -> list[asyncio.Task[Permit]]:
     tasks = []
     for name, priority in visits:
         tasks.append(asyncio.create_task(door.visit(name, priority)))
@@ -87,7 +87,7 @@ async def test_a_place_that_does_not_come_is_refused() -> None:
     assert door.limit.running == 1
 
 
-def _finished(tasks: list[asyncio.Task[int]]) -> list[int]:
+def _finished(tasks: list[asyncio.Task[Permit]]) -> list[Permit]:
     """Takes the tasks that ended from the list; returns what those that entered got."""
     ended = [task for task in tasks if task.done()]
     tasks[:] = [task for task in tasks if not task.done()]
@@ -96,8 +96,8 @@ def _finished(tasks: list[asyncio.Task[int]]) -> list[int]:
 
 async def _live_through(steps: list[str]) -> None:
     door = Door()
-    tasks: list[asyncio.Task[int]] = []
-    inside: list[int] = []
+    tasks: list[asyncio.Task[Permit]] = []
+    inside: list[Permit] = []
     for step in steps:
         if step in {"visit", "batch"}:
             tasks.append(asyncio.create_task(door.visit(step, Priority.BATCH if step == "batch" else Priority.DEFAULT)))
@@ -111,8 +111,8 @@ async def _live_through(steps: list[str]) -> None:
         inside += _finished(tasks)
         assert len(inside) <= door.limit.running <= 1
     while tasks or inside:
-        for started in inside:
-            door.leave(started)
+        for permit in inside:
+            door.leave(permit)
         if tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         inside = _finished(tasks)
