@@ -28,6 +28,7 @@ from rich.progress import track
 from loadtest.bench.generated import FloatArray, Generated, IntArray
 from server.domain import Item, ItemId
 from server.domain.ranking import VECTOR_DIMENSIONS
+from server.priority import step_back
 from server.retrieval.filters import Filter, compile_filter
 from server.retrieval.index import ItemIndex
 from server.retrieval.maintenance import learned
@@ -150,7 +151,7 @@ def measured(count: int, queries: int) -> tuple[Figures, ItemIndex]:
     asked = source.queries(queries, 1)
     truth = Truth(asked, list(FILTERS))
     index = filled(source, truth)
-    for query in source.queries(128, 2):
+    for query in source.queries(512, 2):
         index.view().store.note_query(query)  # what settings are measured with, as searches would leave them
     spent = time.thread_time()
     index.maintain()
@@ -193,6 +194,7 @@ def during_work(index: ItemIndex, queries: FloatArray, seconds: float) -> tuple[
     done: list[str] = []
 
     def write() -> None:
+        step_back()  # as the index's own thread does
         for first in range(0, half, 500):
             part = items[first : first + 500]
             index.upsert(part, view.vectors(view.rows_of([one.item_id for one in part])))

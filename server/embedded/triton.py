@@ -19,6 +19,7 @@ import grpc
 
 from server.embedded.child import ServerSpec
 from server.errors import FailedPreconditionError
+from server.priority import STEP
 
 _BACKENDS = Path(__file__).with_name("triton_backends")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where POSIX shared memory lives on Linux
@@ -175,7 +176,7 @@ def triton_server(*, data_dir: Path, port: int, wheel: TritonWheel, models: list
         answers=lambda: triton_answers(f"127.0.0.1:{port}"),
         grace_s=8.0,
         ready_s=90.0,
-        step=5,  # as the local runtime's threads
+        step=STEP,  # as the local runtime's threads
     )
 
 

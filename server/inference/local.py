@@ -9,7 +9,6 @@ A model that answers in a fraction of a millisecond, as a ranker does, runs on t
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +19,12 @@ import onnxruntime
 
 from server.errors import CorruptDataError, DeadlineExceededError, NotFoundError, UnavailableError
 from server.inference.contract import Array, ModelSpec, Tensors, TensorSpec
+from server.priority import step_back
 
 _INLINE_S = 0.0004
 """Processor time up to which a call runs on the event loop."""
 _SMOOTHING = 0.2
 """Weight of the newest call in the running mean of a model's processor time."""
-
-_STEP = 5
-"""Levels of niceness between the event loop and a model: it then gets three times the share of a core that both want."""
 
 _TYPES = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
 
@@ -39,8 +36,8 @@ class LocalRuntime:
 
     def __init__(self, *, threads: int) -> None:
         self.capacity = threads
-        # Niceness is a thread's own on Linux: the kernel prefers the event loop, so calls that need no model do not wait for those that do.
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="inference", initializer=os.nice, initargs=(_STEP,))
+        # Calls that need no model do not wait for those that do.
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="inference", initializer=step_back)
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._seconds: dict[tuple[str, int], float] = {}
         """Mean processor time by model and size of the input, in powers of two."""

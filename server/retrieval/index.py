@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from server.domain import Item, ItemId
 from server.errors import InvalidFieldError
+from server.priority import step_back
 from server.retrieval.filters import Filter
 from server.retrieval.gathering import Gathering
 from server.retrieval.maintenance import Limits, Work, caught_up, compacted, due, extended, learned
@@ -175,6 +176,7 @@ class ItemIndex:
 
     def _maintain_all(self) -> None:
         """Works until nothing is due. The check that ends it holds off writes, so none slips between it and the thread's end."""
+        step_back()
         try:
             while True:
                 self.maintain()

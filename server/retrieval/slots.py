@@ -27,7 +27,9 @@ MAX_NORM = 1e9
 MASK_CACHE_BYTES = 64 * 1024 * 1024
 """Evaluated filters kept by one store."""
 
-_REMEMBERED_QUERIES = 128
+_REMEMBERED_QUERIES = 512
+_SLOTS_A_QUERY = 16
+"""At most one query is remembered for so many vectors: they are as large, and small catalogues need none."""
 
 
 def checked_vectors(field: str, vectors: NDArray[np.generic], dimension: int) -> FloatArray:
@@ -77,7 +79,7 @@ class SlotStore:
         self.size = 0
         self.aligned = 0
         self.max_norm = 0.0
-        self._recent: deque[FloatArray] = deque(maxlen=_REMEMBERED_QUERIES)
+        self._recent: deque[FloatArray] = deque()
         self._masks: OrderedDict[Filter, BoolArray] = OrderedDict()
         self._masks_bytes = 0
         self._masks_lock = threading.Lock()
@@ -116,9 +118,11 @@ class SlotStore:
         """Remembers a query, (D,), as one that compressed codes should be good at. All zeros say nothing."""
         if query.any():
             self._recent.append(query)
+            while len(self._recent) > max(1, min(_REMEMBERED_QUERIES, self.size // _SLOTS_A_QUERY)):
+                self._recent.popleft()
 
     def recent_queries(self) -> FloatArray:
-        """Returns a copy of the last queries, (at most 128, D)."""
+        """Returns a copy of the last queries, (at most 512, D)."""
         return np.array(list(self._recent), np.float32).reshape(-1, self.dimension)
 
     def mask(self, where: Filter, stop: int) -> BoolArray:

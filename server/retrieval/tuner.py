@@ -45,7 +45,7 @@ _PLENTY = 4
 """An expansion up to which finer codes could gain little."""
 _FILTERED_SHARE = 0.1
 _QUERIES = 64
-"""To measure with; as many others teach the short form, which would flatter itself on what it was learned from."""
+"""Least number to measure with; as many others teach the short form, which would flatter itself on what it was learned from."""
 _SCORED_AT_ONCE = 8192
 
 
@@ -87,7 +87,7 @@ def build(rows: VectorRows, alive: BoolArray, queries: FloatArray, *, seed: int 
     Args:
         rows: The vectors.
         alive: (S,).
-        queries: (B, D), to calibrate on. With fewer than 64, ones are made up: items, and means of several items.
+        queries: (B, D), to calibrate on. With fewer than 128, ones are made up: items, and means of several items.
         seed: Of the samples drawn.
     """
     faiss.omp_set_num_threads(1)
@@ -97,7 +97,7 @@ def build(rows: VectorRows, alive: BoolArray, queries: FloatArray, *, seed: int 
         return None
     lists = int(np.clip(len(live) // _LIST_SIZE, 1, _MAX_LISTS))
     drawn = rng.choice(live, min(len(live), max(_LEAST_SAMPLE, _SAMPLE_PER_LIST * lists)), replace=False)
-    asked = queries[-2 * _QUERIES :] if len(queries) >= _QUERIES else _made_up(rows, live, rng)
+    asked = queries if len(queries) >= 2 * _QUERIES else _made_up(rows, live, rng)
     trial = Trial(rows, size, asked[::2], min(DEPTH, len(live)))
     least = trial.least(live)
     best: tuple[float, CodeIndex] | None = None

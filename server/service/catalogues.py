@@ -17,6 +17,7 @@ from server.domain import TenantId, item_text
 from server.domain.ranking import VECTOR_DIMENSIONS
 from server.errors import AisleError, UnavailableError
 from server.inference import Inference
+from server.priority import step_back
 from server.retrieval.bundle import Bundle
 from server.retrieval.index import ItemIndex
 from server.service.bundle_folder import BundleFolder
@@ -61,7 +62,7 @@ class Catalogues:
         self._locks: dict[TenantId, asyncio.Lock] = {}
         self._waiting: dict[TenantId, deque[tuple[int, AppliedSequence]]] = {}
         self._chores = Chores()
-        self._merger = ThreadPoolExecutor(1, thread_name_prefix="item-to-item")
+        self._merger = ThreadPoolExecutor(1, thread_name_prefix="item-to-item", initializer=step_back)
 
     async def get(self, tenant_id: TenantId) -> Catalogue:
         """Returns the tenant's catalogue, loading it once however many ask.

@@ -66,7 +66,9 @@ def simulate(*, cores: float, load: float, slowdown: float, seconds: float, serv
             if limit.free:
                 running.append(_Running(_SERVICE_S * service(now) * rng.uniform(0.7, 1.3), limit.start()))
     possible = seconds / 2 * cores / (_SERVICE_S * service(seconds))
-    return Outcome(statistics.mean(took), statistics.quantiles(took, n=20)[-1], len(took) / possible, 1 - len(took) / came, statistics.mean(limits))
+    return Outcome(
+        statistics.mean(took), statistics.quantiles(took, n=20)[-1], len(took) / possible, 1 - len(took) / came, statistics.mean(limits)
+    )
 
 
 @pytest.mark.parametrize("cores", [1, 1.5, 4, 8])
