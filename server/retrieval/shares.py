@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
 
-_WORTH_NUMBERING = 2
-"""Rows for each entry up to which a bin for every row is cheaper."""
 _WORTH_SORTING = 8
 """Rows for each listed one up to which zeros for all are cheaper."""
 
@@ -97,15 +95,16 @@ class Binning:
     def __init__(self) -> None:
         self._bins = np.zeros(0, np.int32)
 
-    def of(self, parts: Sequence[NDArray[np.integer[Any]]], size: int) -> Binned:
+    def of(self, parts: Sequence[NDArray[np.integer[Any]]], size: int, *, own_bins: int = 2) -> Binned:
         """Returns the bins of entries in any number of parts.
 
         Args:
             parts: The row of each entry, (E,) each.
-            size: N. Unless that is much more than there are entries, each row is its own bin.
+            size: N.
+            own_bins: Rows for each entry up to which each row is its own bin, which is cheaper while they are few.
         """
         count = sum(map(len, parts))
-        if size <= _WORTH_NUMBERING * count:
+        if size <= own_bins * count:
             return Binned(np.arange(size), parts, size, slice(None))
         if len(self._bins) < size:
             self._bins = np.zeros(size + size // 8, np.int32)

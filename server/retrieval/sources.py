@@ -37,6 +37,10 @@ _UNIT = math.lcm(*range(1, TRANSITION_WINDOW + 1))
 """Parts of which every 1/d is a whole number."""
 
 
+_OWN_BINS, _OWN_BINS_OF_ALL = 2, 16
+"""Items for each count to be added up to which a sum for every item is cheaper: where few are wanted of it, and where all are."""
+
+
 @dataclass(frozen=True, slots=True)
 class CsrCounts:
     """A sparse N x N array of counts in compressed rows, as memory-mapped from a bundle."""
@@ -148,26 +152,29 @@ class SparseSource:
 
     def scores(self, history_rows: IntArray, weights: FloatArray, score: SparseScore) -> FloatArray:
         """Returns one of the scores of all items, float32, (N,), for bundle rows with given weights; for evaluation."""
-        shares = self._shares(history_rows, {score: weights}, 0.0)
+        shares = self._shares(history_rows, {score: weights}, 0.0, own_bins=_OWN_BINS_OF_ALL)
         result = np.zeros(len(self._ids), np.float32)
         result[shares.rows] = getattr(shares, score)
         return result
 
-    def _shares(self, rows: IntArray, weights: Mapping[SparseScore, FloatArray], minimum: float) -> SparseShares:
+    def _shares(
+        self, rows: IntArray, weights: Mapping[SparseScore, FloatArray], minimum: float, *, own_bins: int = _OWN_BINS
+    ) -> SparseShares:
         """Returns the shares that these interactions lead to; zeros of a score without weights."""
         entries = [(score, *part) for score, own in weights.items() for part in self._entries(score, rows, own, minimum)]
-        binned = self._binning.of([columns for _, columns, _ in entries], len(self._ids))
+        binned = self._binning.of([columns for _, columns, _ in entries], len(self._ids), own_bins=own_bins)
         found: dict[SparseScore, FloatArray] = {}
         for part, (score, _, values) in enumerate(entries):
             sums = binned.sums(part, values)
             found[score] = found[score] + sums if score in found else sums
+        if "cosine" in found:
+            found["cosine"] /= np.maximum(np.sqrt(self._users.take(binned.rows)), 1e-9).astype(np.float32)
+        for score, sums in found.items():
+            # Pruned counts may be taken back, and an item that comes back 200 interactions later may meet another twice.
+            np.clip(sums, 0, None if score == "regression" else 1, out=sums)
         nothing = np.zeros(len(binned.rows), np.float32)
         transitions, cosine, regression = (found.get(score, nothing) for score in SPARSE_SCORES)
-        cosine /= np.maximum(np.sqrt(self._users.take(binned.rows)), 1e-9).astype(np.float32)
-        # Pruned counts may be taken back, and an item that comes back 200 interactions later may meet another twice.
-        for shares in (transitions, cosine):
-            np.clip(shares, 0, 1, out=shares)
-        return SparseShares(binned.rows, transitions, cosine, np.maximum(regression, 0, out=regression))
+        return SparseShares(binned.rows, transitions, cosine, regression)
 
     def _entries(self, score: SparseScore, rows: IntArray, weights: FloatArray, minimum: float) -> Sequence[_Entries]:
         """Returns what adds up to a score, of the bundle and of what happened since, before it is divided by what the candidates have."""
