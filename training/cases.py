@@ -57,7 +57,7 @@ def best_rows(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         return np.arange(len(scores))
     if len(scores) >= _WORTH_A_LOOK * count and len(rows := _likely_best(scores, count)) <= _WORTH_A_LOOK * count:
         values = scores[rows]
-        best = rows[values >= np.partition(values, len(rows) - count)[len(rows) - count]]
+        best: NDArray[np.int64] = rows[values >= np.partition(values, len(rows) - count)[len(rows) - count]]
         if len(best) == count:
             return best
     return np.argpartition(-scores, count)[:count]
