@@ -32,6 +32,7 @@ from training.views.sequential.fit import Sequential
 from training.views.sequential.scores import HistoryEncoder
 
 FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int64]
 
 
 DEFAULT = FusionWeights(
@@ -183,25 +184,25 @@ class Scorer:
         """Returns a score of the item-to-item source of all items, float32, (N,)."""
         return self._sparse.scores(history.rows, history.weights * aged(len(history.rows), decay), score)
 
-    def collaborative(self, histories: Sequence[History], decay: float) -> FloatArray:
-        """Returns the collaborative scores of all items, float32, (B, N)."""
+    def collaborative(self, histories: Sequence[History], rows: IntArray | None = None, *, decay: float) -> FloatArray:
+        """Returns the collaborative scores of the items in some rows, or of all, float32, (B, N)."""
         views = np.zeros((len(histories), VIEW_DIMENSIONS), np.float32)
         for place, history in enumerate(histories):
             views[place] = self._space.fold_in_rows(history.rows, history.weights * aged(len(history.rows), decay))
-        return np.asarray(views @ self.model.factors.outgoing.T, np.float32)
+        return np.asarray(views @ _some(self.model.factors.outgoing, rows).T, np.float32)
 
-    def semantic(self, histories: Sequence[History]) -> FloatArray:
-        """Returns the semantic scores of all items, float32, (B, N); zeros where there are no texts."""
+    def semantic(self, histories: Sequence[History], rows: IntArray | None = None) -> FloatArray:
+        """Returns the semantic scores of the items in some rows, or of all, float32, (B, N); zeros where there are no texts."""
         items = self.model.semantic_views
         if items is None:
-            return np.zeros((len(histories), len(self.model.item_ids)), np.float32)
-        return np.asarray(semantic_views_of(items, histories) @ items.T, np.float32)
+            return np.zeros((len(histories), len(self.model.item_ids) if rows is None else len(rows)), np.float32)
+        return np.asarray(semantic_views_of(items, histories) @ _some(items, rows).T, np.float32)
 
-    def sequential(self, histories: Sequence[History]) -> FloatArray:
-        """Returns the sequential scores of all items, float32, (B, N); (B, 1) zeros where there is no such view."""
+    def sequential(self, histories: Sequence[History], rows: IntArray | None = None) -> FloatArray:
+        """Returns the sequential scores of the items in some rows, or of all, float32, (B, N); (B, 1) zeros where there is no such view."""
         if self._encoder is None:
             return np.zeros((len(histories), 1), np.float32)
-        return np.asarray(self._encoder.encode(histories) @ self.model.sequence_space().items.T, np.float32)
+        return np.asarray(self._encoder.encode(histories) @ _some(self.model.sequence_space().items, rows).T, np.float32)
 
     def columns(self, histories: Sequence[History]) -> dict[str, FloatArray]:
         """Returns the ranker's features of all items for users without a request context, each float32, (B, N) or (1, N)."""
@@ -210,7 +211,7 @@ class Scorer:
         columns = dict.fromkeys(("contextual", "trending", "freshness"), nothing)
         for score in SPARSE_SCORES:
             columns[score] = np.stack([self.sparse(history, getattr(decays, score), score) for history in histories])
-        columns["collaborative"] = self.collaborative(histories, decays.collaborative)
+        columns["collaborative"] = self.collaborative(histories, decay=decays.collaborative)
         columns["semantic"] = self.semantic(histories)
         columns["sequential"] = self.sequential(histories)
         columns["popularity"] = self.model.popularity[None, :]
@@ -219,6 +220,10 @@ class Scorer:
     def scores(self, histories: Sequence[History]) -> FloatArray:
         """Returns the fused scores of all items, float32, (B, N)."""
         return fused(self.columns(histories), self.model.weights)
+
+
+def _some(items: FloatArray, rows: IntArray | None) -> FloatArray:
+    return items if rows is None else items[rows]
 
 
 def semantic_views_of(items: FloatArray, histories: Sequence[History]) -> FloatArray:

@@ -80,9 +80,10 @@ class Pool:
         dense = np.zeros(len(allowed), np.float32)
         for view, weight in zip(VIEWS, self._model.view_weights, strict=True):
             dense += weight * columns[view][place]
+        everything = np.arange(len(allowed))
         named = [
-            strongest(sparse, allowed, SPARSE),
-            strongest(columns["regression"][place], allowed, REGRESSED),
+            strongest(everything, sparse, allowed, SPARSE),
+            strongest(everything, columns["regression"][place], allowed, REGRESSED),
             first(self._popular, allowed, POPULAR),
         ]
         if dense.any():

@@ -215,10 +215,19 @@ def _prepare(
     return _Cases(columns, sequential, valid, target)
 
 
-def _at_places(score: Callable[[Sequence[History]], FloatArray], histories: Sequence[History], places: IntArray, block: int) -> FloatArray:
-    """Returns the scores of each history at its places, float32, (S, C)."""
-    blocks = range(0, len(histories), block)
-    return np.concatenate([np.take_along_axis(score(histories[at : at + block]), places[at : at + block], axis=1) for at in blocks])
+def _at_places(
+    score: Callable[[Sequence[History], IntArray], FloatArray], histories: Sequence[History], places: IntArray, block: int
+) -> FloatArray:
+    """Returns the scores of each history at its places, float32, (S, C): of a block of cases only what is a candidate of one is scored."""
+    found, columns = [], np.zeros(int(places.max(initial=0)) + 1, np.int64)
+    for at in range(0, len(histories), block):
+        some = places[at : at + block]
+        wanted = np.zeros(len(columns), np.bool_)
+        wanted[some] = True
+        rows = np.flatnonzero(wanted)
+        columns[rows] = np.arange(len(rows))
+        found.append(np.take_along_axis(score(histories[at : at + block], rows), columns[some], axis=1))
+    return np.concatenate(found)
 
 
 def _candidates(scorer: Scorer, histories: Sequence[History], targets: Sequence[int], popularities: Iterable[FloatArray]) -> list[IntArray]:

@@ -1,6 +1,6 @@
 """Counts of pairs of rows that change all the time: what the item-to-item source keeps beside the counts of its bundle.
 
-Shapes: N rows, P entries added, E entries kept.
+Shapes: N rows, R rows asked for, P entries added, E entries kept.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class PairCounts:
         self._keys = np.zeros(_TAIL, np.int64)
         self._values = np.zeros(_TAIL, np.float32)
         self._used = 0
+        self._scales = np.zeros(0, np.float32)
+        """Weights of the rows of one question, 0 between questions: as many zeros anew for each would cost more than the answer."""
         self.executor: Executor | None = None
         """Where runs are merged, while questions go on to be answered from the old ones. None: on the thread of whoever adds."""
 
@@ -111,27 +113,34 @@ class PairCounts:
             del self._waiting[: self._taken]
             self._merging = None
 
-    def spread(self, weights: FloatArray) -> FloatArray:
-        """Returns `weights` times the counts, float32, (N,): for each column the sum over rows of weight * count.
+    def gather(self, rows: IntArray, weights: FloatArray, size: int) -> tuple[IntArray, FloatArray]:
+        """Returns the entries of some rows: column, and count times the row's weight, (entries,) each; a pair may have several.
+
+        Cost follows the entries of these rows, and the tail.
 
         Args:
-            weights: float32, (N,). Cost follows the entries of rows that do not have weight 0.
+            rows: (R,), distinct, ascending.
+            weights: float32, (R,).
+            size: N, above every row.
         """
         self._adopt()
-        chosen = np.flatnonzero(weights)
         columns, values = [], []
         for run in self._runs:
-            starts = np.searchsorted(run.keys, chosen << 32)
-            lengths = np.searchsorted(run.keys, (chosen + 1) << 32) - starts
+            starts = np.searchsorted(run.keys, rows << 32)
+            lengths = np.searchsorted(run.keys, (rows + 1) << 32) - starts
             places = np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
             columns.append(run.keys[places] & 0xFFFFFFFF)
-            values.append(run.values[places] * np.repeat(weights[chosen], lengths))
+            values.append(run.values[places] * np.repeat(weights, lengths))
+        if len(self._scales) < size:
+            self._scales = np.zeros(size + size // 8, np.float32)
+        self._scales[rows] = weights
         for keys, counts in (*self._waiting, _Run(self._keys[: self._used], self._values[: self._used])):
-            scales = weights[keys >> 32]
+            scales = self._scales[keys >> 32]
             mine = np.flatnonzero(scales)
             columns.append(keys[mine] & 0xFFFFFFFF)
             values.append(counts[mine] * scales[mine])
-        return np.bincount(np.concatenate(columns), np.concatenate(values), minlength=len(weights)).astype(np.float32)
+        self._scales[rows] = 0
+        return np.concatenate(columns), np.concatenate(values)
 
 
 def _merged(runs: Iterable[_Run], tails: Iterable[_Run], bounds: _Bounds) -> tuple[_Run, ...]:

@@ -1,6 +1,6 @@
 """How many candidates each source names, and how they are picked: the server and the evaluation ask here.
 
-Shapes: N items, K results.
+Shapes: N items, R rows that a source names, K results.
 """
 
 from __future__ import annotations
@@ -23,14 +23,25 @@ _COSINE_MIX = np.float32(0.5)
 
 
 def sparse_strength(transitions: FloatArray, cosine: FloatArray) -> FloatArray:
-    """Returns what the item-to-item source picks by, (N,)."""
+    """Returns what the item-to-item source picks by, (R,)."""
     return np.asarray(transitions + _COSINE_MIX * cosine, np.float32)
 
 
-def strongest(values: FloatArray, allowed: BoolArray, k: int) -> IntArray:
-    """Returns the k allowed rows with the largest positive values, in no order."""
-    rows = np.flatnonzero((values > 0) & allowed)
-    return rows if len(rows) <= k else rows[np.argpartition(values[rows], len(rows) - k)[len(rows) - k :]]
+def strongest(rows: IntArray, values: FloatArray, allowed: BoolArray, k: int) -> IntArray:
+    """Returns the k allowed rows with the largest positive values, in no order.
+
+    Args:
+        rows: (R,), ascending; which of equal values are kept depends on it.
+        values: (R,).
+        allowed: (N,).
+        k: At least 0.
+    """
+    places: IntArray = np.flatnonzero(values > 0)
+    places = places[allowed[rows[places]]]
+    if len(places) > k:
+        places = places[np.argpartition(values[places], len(places) - k)[len(places) - k :]]
+    named: IntArray = rows[places]
+    return named
 
 
 def first(order: IntArray, allowed: BoolArray, k: int) -> IntArray:

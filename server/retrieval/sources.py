@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from server.domain.ids import ItemId
 from server.domain.profiles import HISTORY_LIMIT, Interaction
 from server.retrieval.pair_counts import PairCounts
+from server.retrieval.shares import Binning, SparseShares
 from server.retrieval.vectors import recency_weights
 
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -34,6 +35,10 @@ TRANSITION_WINDOW = 3
 
 _UNIT = math.lcm(*range(1, TRANSITION_WINDOW + 1))
 """Parts of which every 1/d is a whole number."""
+
+
+_OWN_BINS, _OWN_BINS_OF_ALL = 2, 16
+"""Items for each count to be added up to which a sum for every item is cheaper: where few are wanted of it, and where all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +72,8 @@ SparseScore: TypeAlias = Literal["transitions", "cosine", "regression"]
 SPARSE_SCORES: tuple[SparseScore, ...] = ("transitions", "cosine", "regression")
 
 
-class SparseShares(NamedTuple):
-    """What the item-to-item source says of all its items, in the order of `SparseSource.item_ids`."""
-
-    transitions: FloatArray
-    """float32, (N,): the recency-weighted mean chance, in [0, 1], that the item follows one of the history's."""
-    cosine: FloatArray
-    """float32, (N,): the recency-weighted mean cosine, in [0, 1], of the item's and the history items' users."""
-    regression: FloatArray
-    """float32, (N,): the recency-weighted sum of the history items' regression weights on the item, >= 0."""
+_Entries: TypeAlias = tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]]]
+"""What is to be added up by column: columns and values, (entries,) each."""
 
 
 class SparseSource:
@@ -119,6 +117,7 @@ class SparseSource:
         self._users = np.array(users, np.float64)
         self._regression = regression
         self._decays = decays
+        self._binning = Binning()
         self._new_transitions = PairCounts()  # in `_UNIT`ths, so that what is taken back leaves nothing behind
         self._new_together = PairCounts()
 
@@ -139,7 +138,7 @@ class SparseSource:
         return self._ids
 
     def fold_in(self, history: Sequence[Interaction], *, minimum_weight: float = 1e-3) -> SparseShares:
-        """Returns the shares of all items.
+        """Returns the shares of all items, those of them that have any. Costs O(neighbours of the history), however many items there are.
 
         Args:
             history: Interactions, oldest first. Items nobody else touched lead nowhere.
@@ -148,44 +147,55 @@ class SparseSource:
         kinds = [interaction.event_type for interaction in history]
         row = self._row.get
         rows = np.array([row(interaction.item_id, -1) for interaction in history], np.int64)
-        return SparseShares(
-            self._mean(rows, recency_weights(kinds, self._decays[0]), minimum_weight, cosine=False),
-            self._mean(rows, recency_weights(kinds, self._decays[1]), minimum_weight, cosine=True),
-            self._sum(rows, recency_weights(kinds, self._decays[2]), minimum_weight),
-        )
+        weights = [recency_weights(kinds, decay) for decay in self._decays]
+        return self._shares(rows, dict(zip(SPARSE_SCORES, weights, strict=True)), minimum_weight)
 
     def scores(self, history_rows: IntArray, weights: FloatArray, score: SparseScore) -> FloatArray:
         """Returns one of the scores of all items, float32, (N,), for bundle rows with given weights; for evaluation."""
-        if score == "regression":
-            return self._sum(history_rows, weights, 0.0)
-        return self._mean(history_rows, weights, 0.0, cosine=score == "cosine")
+        shares = self._shares(history_rows, {score: weights}, 0.0, own_bins=_OWN_BINS_OF_ALL)
+        result = np.zeros(len(self._ids), np.float32)
+        result[shares.rows] = getattr(shares, score)
+        return result
 
-    def _sum(self, rows: IntArray, weights: FloatArray, minimum: float) -> FloatArray:
-        size = len(self._ids)
-        keep = (rows >= 0) & (rows < self._counted) & (weights > minimum * weights.max(initial=0.0))
-        owners, columns, values = self._regression.gather(rows[keep])
-        sums = np.bincount(columns, weights[keep][owners] * values, minlength=size)
-        return np.maximum(sums, 0).astype(np.float32)
+    def _shares(
+        self, rows: IntArray, weights: Mapping[SparseScore, FloatArray], minimum: float, *, own_bins: int = _OWN_BINS
+    ) -> SparseShares:
+        """Returns the shares that these interactions lead to; zeros of a score without weights."""
+        entries = [(score, *part) for score, own in weights.items() for part in self._entries(score, rows, own, minimum)]
+        binned = self._binning.of([columns for _, columns, _ in entries], len(self._ids), own_bins=own_bins)
+        found: dict[SparseScore, FloatArray] = {}
+        for part, (score, _, values) in enumerate(entries):
+            sums = binned.sums(part, values)
+            found[score] = found[score] + sums if score in found else sums
+        if "cosine" in found:
+            found["cosine"] /= np.maximum(np.sqrt(self._users.take(binned.rows)), 1e-9).astype(np.float32)
+        for score, sums in found.items():
+            # Pruned counts may be taken back, and an item that comes back 200 interactions later may meet another twice.
+            np.clip(sums, 0, None if score == "regression" else 1, out=sums)
+        nothing = np.zeros(len(binned.rows), np.float32)
+        transitions, cosine, regression = (found.get(score, nothing) for score in SPARSE_SCORES)
+        return SparseShares(binned.rows, transitions, cosine, regression)
 
-    def _mean(self, rows: IntArray, weights: FloatArray, minimum: float, *, cosine: bool) -> FloatArray:
-        size = len(self._ids)
+    def _entries(self, score: SparseScore, rows: IntArray, weights: FloatArray, minimum: float) -> Sequence[_Entries]:
+        """Returns what adds up to a score, of the bundle and of what happened since, before it is divided by what the candidates have."""
         total = float(weights.sum())
         keep = (rows >= 0) & (weights > minimum * weights.max(initial=0.0))
-        if total <= 0 or not keep.any():
-            return np.zeros(size, np.float32)
         rows, weights = rows[keep], weights[keep]
-        matrix, delta = (self._together, self._new_together) if cosine else (self._transitions, self._new_transitions)
-        norms = np.sqrt(self._users[:size]) if cosine else self._mass
-        scaled = weights / (np.maximum(norms[rows], 1e-9) * total)
         counted = rows < self._counted
-        owners, columns, values = matrix.gather(rows[counted])
-        result = np.bincount(columns, scaled[counted][owners] * values, minlength=size).astype(np.float32)
-        if len(delta):
-            result += delta.spread(np.bincount(rows, scaled if cosine else scaled / _UNIT, minlength=size).astype(np.float32))
-        if cosine:
-            result /= np.maximum(norms, 1e-9).astype(np.float32)
-        # Pruned counts may be taken back, and an item that comes back 200 interactions later may meet another twice.
-        return np.clip(result, 0, 1, out=result)
+        if score == "regression":
+            return (_spread(self._regression, rows[counted], weights[counted]),)
+        if total <= 0 or not len(rows):
+            return ()
+        cosine = score == "cosine"
+        matrix, delta = (self._together, self._new_together) if cosine else (self._transitions, self._new_transitions)
+        norms = np.sqrt(self._users[rows]) if cosine else self._mass[rows]
+        scaled = weights / (np.maximum(norms, 1e-9) * total)
+        old = _spread(matrix, rows[counted], scaled[counted])
+        if not len(delta):
+            return (old,)
+        distinct, places = np.unique(rows, return_inverse=True)
+        sums = np.bincount(places, scaled if cosine else scaled / _UNIT).astype(np.float32)
+        return old, delta.gather(distinct, sums, len(self._ids))
 
     def observe(self, items: Sequence[ItemId], new: Sequence[int]) -> None:
         """Counts new interactions of one user: what is more with them than without.
@@ -244,6 +254,11 @@ class SparseSource:
                 room = np.zeros(max(64, row // 8))
                 self._mass, self._users = np.concatenate([self._mass, room]), np.concatenate([self._users, room])
         return row
+
+
+def _spread(matrix: CsrCounts, rows: IntArray, weights: NDArray[np.floating[Any]]) -> _Entries:
+    owners, columns, values = matrix.gather(rows)
+    return columns, weights[owners] * values
 
 
 class Trending:

@@ -18,7 +18,8 @@ from server.domain.ranking import RANKER_FEATURES, VIEW_DIMENSIONS, VIEWS
 from server.retrieval.affinity import HISTORY_DECAY, NOTHING_STATED, Affinities, ItemFacts, Wishes
 from server.retrieval.fusion import feature_matrix
 from server.retrieval.pool import DENSE, POPULAR, REGRESSED, SPARSE, first, sparse_strength, strongest
-from server.retrieval.sources import SparseShares, freshness
+from server.retrieval.shares import SparseShares
+from server.retrieval.sources import freshness
 from server.retrieval.vectors import SEMANTIC, UserVector, recency_weights
 from server.retrieval.view import IndexView
 from server.service.catalogue import Catalogue
@@ -39,12 +40,8 @@ class Request:
     view: IndexView
     user: UserVector
     history: Sequence[Interaction]
-    transitions: FloatArray
-    """(N,): share of each row in what follows the history, 0 for most."""
-    cosine: FloatArray
-    """(N,): the same for what shares users with it."""
-    regression: FloatArray
-    """(N,): the estimate that the user has it, 0 for most."""
+    shares: SparseShares
+    """Of rows of the view."""
     stated: Wishes
 
     @classmethod
@@ -53,12 +50,8 @@ class Request:
     ) -> Request:
         """Returns the request with the sparse source folded in."""
         shares = catalogue.sparse.fold_in(history)
-        rows = catalogue.columns.sparse_rows(view)
-        here = rows >= 0
-        columns = SparseShares(*np.zeros((len(shares), view.rows), np.float32))
-        for column, share in zip(columns, shares, strict=True):
-            column[rows[here]] = share[here]
-        return cls(catalogue, view, user, history, columns.transitions, columns.cosine, columns.regression, stated)
+        places = catalogue.columns.sparse_rows(view)[shares.rows]
+        return cls(catalogue, view, user, history, shares.moved(places, view.rows), stated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +65,12 @@ class Candidates:
     @classmethod
     def of(cls, request: Request, rows: IntArray) -> Candidates:
         """Returns the candidates in these rows of the view, with their features."""
-        columns = request.catalogue.columns.of(request.view)
+        columns, shares = request.catalogue.columns.of(request.view), request.shares.at(rows)
         features = feature_matrix(
             request.user.contributions_of(request.view.store.vectors, request.view.slots_of(rows)),
-            transitions=request.transitions[rows],
-            cosine=request.cosine[rows],
-            regression=request.regression[rows],
+            transitions=shares.transitions,
+            cosine=shares.cosine,
+            regression=shares.regression,
             popularity=columns.popularity[rows],
             trending=request.catalogue.columns.trending(request.view).shares[rows],
             freshness=freshness(columns.created_s[rows], time.time()),
@@ -103,10 +96,10 @@ async def gather(request: Request, allowed: BoolArray, *, limit: int) -> Candida
         allowed: bool, (N,): rows that may be shown to this user.
         limit: Items wanted.
     """
-    view, columns = request.view, request.catalogue.columns.of(request.view)
+    view, columns, shares = request.view, request.catalogue.columns.of(request.view), request.shares
     named = [
-        strongest(sparse_strength(request.transitions, request.cosine), allowed, max(SPARSE, 2 * limit)),
-        strongest(request.regression, allowed, max(REGRESSED, 2 * limit)),
+        strongest(shares.rows, sparse_strength(shares.transitions, shares.cosine), allowed, max(SPARSE, 2 * limit)),
+        strongest(shares.rows, shares.regression, allowed, max(REGRESSED, 2 * limit)),
         first(request.catalogue.columns.trending(view).leaders, allowed, _TRENDING),
         first(columns.by_age, allowed, _FRESH),
         first(columns.by_popularity, allowed, max(POPULAR, 2 * limit)),

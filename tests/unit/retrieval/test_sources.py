@@ -22,7 +22,7 @@ def _history(*items: str, kind: str = "click") -> list[Interaction]:
 
 
 def _found(source: SparseSource, history: list[Interaction]) -> dict[str, tuple[float, float]]:
-    shares = source.fold_in(history)
+    shares = source.fold_in(history).of_all(len(source.item_ids))
     rows = zip(source.item_ids, shares.transitions.tolist(), shares.cosine.tolist(), strict=True)
     return {item: (transition, cosine) for item, transition, cosine in rows if transition or cosine}
 

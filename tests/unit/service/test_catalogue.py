@@ -27,7 +27,7 @@ def _told(*items: str, new: tuple[int, ...]) -> AppliedSequence:
 
 
 def _after_a(catalogue: Catalogue) -> dict[str, float]:
-    shares = catalogue.sparse.fold_in([Interaction(ItemId("a"), "click", _NOW)])
+    shares = catalogue.sparse.fold_in([Interaction(ItemId("a"), "click", _NOW)]).of_all(len(catalogue.sparse.item_ids))
     return {item: share for item, share in zip(catalogue.sparse.item_ids, shares.transitions.tolist(), strict=True) if share}
 
 

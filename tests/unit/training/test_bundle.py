@@ -98,7 +98,7 @@ def test_serving_gives_the_scores_that_evaluation_ranks(bundle: Bundle) -> None:
     vectors = np.zeros((len(bundle.item_ids), 1536), np.float32)
     vectors[:, 384:768] = bundle.arrays["factors_out"]
     vectors[:, 768:1152] = bundle.arrays["sequence_items"]
-    shares = bundle.sparse_source().fold_in(history)
+    shares = bundle.sparse_source().fold_in(history).of_all(len(bundle.item_ids))
     nothing = np.zeros(len(bundle.item_ids), np.float32)
     features = feature_matrix(
         user.contributions(vectors),
@@ -177,7 +177,7 @@ def test_a_catalogue_without_events_gives_a_bundle(tmp_path: Path) -> None:
     assert bundle.space.user_vector([], np.zeros((0, 384), np.float32)).query.shape == (1536,)
     assert bundle.manifest["view_weights"]["semantic"] > 0
     assert bundle.manifest["view_weights"]["collaborative"] == 0
-    assert not any(shares.any() for shares in bundle.sparse_source().fold_in([_click("a")]))
+    assert not any(shares.any() for shares in bundle.sparse_source().fold_in([_click("a")])[1:])
 
 
 def test_events_on_items_outside_the_catalogue_are_left_out(tmp_path: Path) -> None:

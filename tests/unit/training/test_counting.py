@@ -48,7 +48,7 @@ def test_an_unwanted_item_says_nothing_of_taste() -> None:
     events = raw_events([("u", "a", "click", 0.0), ("u", "b", "hide", 1.0), ("v", "a", "click", 0.0), ("v", "c", "click", 1.0)])
     vocabulary = Vocabulary.of([events])
     model = fit(vocabulary.encode(events), vocabulary.item_ids)
-    scores = model.sparse_source().fold_in([_click("a")])
+    scores = model.sparse_source().fold_in([_click("a")]).of_all(3)
     assert (scores.cosine > 0).tolist() == [False, False, True]
     assert model.popularity.tolist() == [1.0, 0.0, 0.5]
 
@@ -57,7 +57,7 @@ def test_cosine_is_that_of_the_user_columns() -> None:
     """The cosine score of one interaction is the cosine of the two items' columns."""
     _, interactions = arrays_of({"u": ["a", "b"], "v": ["a"], "w": ["b", "a"]})
     model = fit(interactions, (ItemId("a"), ItemId("b")))
-    scores = model.sparse_source().fold_in([_click("a")])
+    scores = model.sparse_source().fold_in([_click("a")]).of_all(2)
     assert scores.cosine[1] == pytest.approx(2 / np.sqrt(3 * 2))
 
 

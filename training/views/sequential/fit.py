@@ -23,6 +23,7 @@ from server.inference.sequence import NAMED_ACTIONS, action_rows, known_actions,
 from server.retrieval.sequence import SequenceSpace
 from training.cases import draw_cases
 from training.data import Interactions, Progress
+from training.memory import give_back
 from training.metrics import target_ranks
 from training.quantize import channel_maxima, quantize_rows
 from training.views.sequential.batches import Windows, make_windows
@@ -143,6 +144,7 @@ def fit_sequential(
     if checkpoint is not None:
         with suppress(OSError):
             checkpoint.unlink(missing_ok=True)
+    give_back()
     return Sequential(
         space=space,
         onnx=served.SerializeToString(),
@@ -233,5 +235,5 @@ def _key(windows: Windows, texts: FloatArray | None, recipe: Recipe, shape: Shap
     digest = hashlib.sha256(json.dumps([asdict(recipe), asdict(shape), judged, windows.item_count]).encode())
     for array in (windows.items, windows.actions, windows.gaps, windows.bounds, texts):
         if array is not None:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

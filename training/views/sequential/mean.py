@@ -12,8 +12,8 @@ from torch import Tensor
 
 from training.views.sequential.net import SequenceNet
 
-_ROWS = 65_536
-"""Rows brought up to date at once."""
+_ROWS = 8192
+"""Rows brought up to date at once, some 12 MB a copy."""
 
 
 class RunningMean:

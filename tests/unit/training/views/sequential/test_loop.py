@@ -142,12 +142,13 @@ def test_a_full_disk_costs_no_training_and_leaves_no_rest(tmp_path: Path) -> Non
     assert checkpoint.read_bytes() == before
 
 
-def test_weights_that_break_at_the_end_of_an_epoch_are_thrown_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["nan", "inf", "-inf"])
+def test_weights_that_break_at_the_end_of_an_epoch_are_thrown_away(tmp_path: Path, broken: str) -> None:
     """The mean of the weights is looked at too: the last step's weights are in no loss yet."""
     windows, checkpoint = _windows(), tmp_path / "state.pt"
     _trainer(windows, checkpoint=checkpoint)[1].run(epochs=1, validate=None)
     state = torch.load(checkpoint, weights_only=True)
-    state["mean"]["members.0.positions.weight"].fill_(float("nan"))
+    state["mean"]["members.0.positions.weight"][1, 2] = float(broken)
     torch.save(state, checkpoint)
     net, trainer = _trainer(windows, checkpoint=checkpoint)
     outcome = trainer.run(epochs=3, validate=None)
