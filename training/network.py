@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from server.domain.ranking import RANKED_FEATURES, RANKER_FEATURES
 from server.retrieval.fusion import FusionWeights, fused, retrieval_score
-from server.retrieval.shares import shares
+from server.retrieval.probability import shares
 from training.calibration_fit import UNKNOWN, Calibration
 
 FloatArray: TypeAlias = NDArray[np.float32]

@@ -16,7 +16,7 @@ from server.domain import ItemId, Reason, Rung, ScoredItem
 from server.errors import AisleError
 from server.inference import Ranker
 from server.retrieval.fusion import retrieval_score
-from server.retrieval.shares import shares
+from server.retrieval.probability import shares
 from server.service.catalogue import Catalogue
 from server.service.deadlines import left_s
 from server.service.lists import Ladder

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.retrieval.shares import shares
+from server.retrieval.probability import shares
 from training.calibration_fit import UNKNOWN, fit_calibration
 
 

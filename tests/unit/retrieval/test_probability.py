@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.retrieval.shares import shares
+from server.retrieval.probability import shares
 
 
 @given(st.lists(st.floats(0.0009765625, 1, width=32), min_size=1, max_size=50), st.integers(1, 50))
