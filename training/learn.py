@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from server.retrieval.bundle import SHARED_OUT
 from server.retrieval.fusion import FusionWeights, retrieval_score
 from training.calibration_fit import UNKNOWN, Reliability, fit_calibration
 from training.data import Progress
@@ -58,7 +59,7 @@ class Learning:
             "fusion_ndcg": self.fusion_ndcg,
             "gain": self.gain,
             "gain_error": self.gain_error,
-            "calibrated": self.ranker.calibration is not UNKNOWN,
+            SHARED_OUT: self.ranker.calibration is not UNKNOWN,
         }
 
 
@@ -80,14 +81,17 @@ def learn(cases: Cases, weights: FusionWeights, *, progress: Progress, seed: int
     enough = len(cases) >= ENOUGH_CASES
     for fold in range(FOLDS if enough else 0):
         inputs, layers = fit_network(cases.select(folds != fold), weights)
-        after[folds == fold] = _padded_scores(inputs, layers, cases.select(folds == fold))
+        after[folds == fold] = _standard(cases, _padded_scores(inputs, layers, cases))[0][folds == fold]
         progress("learning to rank", (fold + 1) / FOLDS)
     gain, error = _gain(cases, before, after) if enough else (0.0, 0.0)
     better = enough and gain > error
     network = fit_network(cases, weights) if better else None
-    held_out = after if better else before
+    held_out = before
+    if network is not None:  # every network has units of its own, and the calibration is of those of the one that serves
+        _, mean, deviation = _standard(cases, _padded_scores(*network, cases))
+        held_out = after * deviation + mean
     reliability = _reliability(cases, held_out, folds)
-    calibration = fit_calibration(held_out[cases.near], (cases.gains > 0)[cases.near])
+    calibration = fit_calibration(held_out, cases.gains > 0, cases.counts)
     value = float(np.average(ndcg(cases, before), weights=worth(cases))) if len(cases) else 0.0
     return Learning(LearnedRanker(weights, network, calibration), len(cases), value, gain, error, reliability)
 
@@ -176,6 +180,12 @@ def _padded_scores(inputs: Inputs, layers: Layers, cases: Cases) -> FloatArray:
     return layers.scores(values.reshape(-1, values.shape[-1])).reshape(cases.valid.shape)
 
 
+def _standard(cases: Cases, scores: FloatArray) -> tuple[FloatArray, np.float32, np.float32]:
+    """Returns the scores in their deviations from their mean, and mean and deviation, of what the ranker learns from."""
+    mean, deviation = scores[cases.valid].mean(), np.maximum(scores[cases.valid].std(), np.finfo(np.float32).tiny)
+    return (scores - mean) / deviation, mean, deviation
+
+
 def _reliability(cases: Cases, scores: FloatArray, folds: IntArray) -> Reliability:
     parts = list(_fold_reliability(cases, scores, folds)) if len(cases) >= FOLDS else []
     if not parts:
@@ -187,5 +197,9 @@ def _fold_reliability(cases: Cases, scores: FloatArray, folds: IntArray) -> Iter
     outcomes = cases.gains > 0
     for fold in range(FOLDS):
         other, own = folds != fold, folds == fold
-        calibration = fit_calibration(scores[other][cases.near[other]], outcomes[other][cases.near[other]])
-        yield Reliability(calibration.of(scores[own][cases.near[own]]), outcomes[own][cases.near[own]])
+        calibration = fit_calibration(scores[other], outcomes[other], cases.counts[other])
+        values = calibration.of(scores[own])
+        total = (values * cases.counts[own]).sum(axis=1, keepdims=True)
+        chances = values / np.maximum(total, np.finfo(np.float32).tiny)
+        near = cases.near[own]
+        yield Reliability(chances[near], outcomes[own][near])

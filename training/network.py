@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from server.domain.ranking import RANKED_FEATURES, RANKER_FEATURES
 from server.retrieval.fusion import FusionWeights, fused, retrieval_score
+from server.retrieval.probability import shares
 from training.calibration_fit import UNKNOWN, Calibration
 
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -166,7 +167,7 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class LearnedRanker:
-    """What orders candidates, and what turns a score into a probability."""
+    """What orders candidates, and what tells how likely each of them is."""
 
     weights: FusionWeights
     network: tuple[Inputs, Layers] | None = None
@@ -181,5 +182,5 @@ class LearnedRanker:
         return layers.scores(inputs.of(features))
 
     def probabilities(self, features: FloatArray) -> FloatArray:
-        """Returns the probability of each candidate, float32, (C,)."""
-        return self.calibration.of(self.scores(features))
+        """Returns the probability of each candidate among these, float32, (C,): their sum is 1."""
+        return shares(self.calibration.of(self.scores(features)))

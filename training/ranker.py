@@ -27,7 +27,10 @@ _NARROWEST = 1e-6
 
 
 def ranker_model(ranker: LearnedRanker) -> onnx.ModelProto:
-    """Returns the model whose `scores` and `probability` equal those of the ranker, to float32 precision."""
+    """Returns the model whose `scores` and `probability` equal the ranker's scores and their calibration, to float32 precision.
+
+    A row knows nothing of those beside it, so `probability` is yet to be shared out: `server.retrieval.probability`.
+    """
     graph = _Graph()
     _fusion(graph, ranker.weights)
     column = "fusion"

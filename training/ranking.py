@@ -16,7 +16,7 @@ from training.data import FloatArray, IntArray, Interactions, Progress, Vocabula
 from training.learn import ENOUGH_CASES
 from training.model import Model
 from training.outcomes import Happened, Shown, outcomes
-from training.ranking_cases import Cases, Pool, padded, sampled_cases
+from training.ranking_cases import Case, Cases, Pool, padded, sampled_cases
 
 _CASES = 6_000
 """Held-out cases drawn. More sharpen the estimate of a gain of one hundredth; each costs about a millisecond."""
@@ -92,7 +92,7 @@ def logged_cases(draft: Model, before: Interactions, held_out: Interactions, wor
     answered = [(one, done) for one, done in zip(logged.shown, outcomes(logged.shown, happened), strict=True) if done]
     user_row, item_row = ({name: row for row, name in enumerate(names)} for names in (users, items))
     pool = Pool(draft)
-    features, gains = [], []
+    cases: list[Case] = []
     for at in range(0, len(answered), _BLOCK):
         block = answered[at : at + _BLOCK]
         rows_of_users = [user_row[one.user_id] for one, _ in block]
@@ -104,6 +104,5 @@ def logged_cases(draft: Model, before: Interactions, held_out: Interactions, wor
             rows = rows[~np.isin(rows, had)]
             gain = np.array([done.get(items[row], 0.0) for row in rows.tolist()], np.float32)
             if gain.any():
-                features.append(pool.features(columns, place, histories[place], rows, wishes(one.context)))
-                gains.append(gain)
-    return padded(features, gains, [np.ones(len(gain), np.bool_) for gain in gains])
+                cases.append(Case.whole(pool.features(columns, place, histories[place], rows, wishes(one.context)), gain))
+    return padded(cases)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ WIDTH = 100
 EXTREME = 10
 """Candidates that a case keeps beside those, of each source that ranks: the ones it names first."""
 
+_REST = 20
+"""Candidates drawn from all others, so that it is known what they are worth together. The ranker does not learn from them."""
+
 _RANKED = [RANKER_FEATURES.index(name) for name in RANKED_FEATURES]
 
 
@@ -40,18 +43,36 @@ class Cases:
     features: FloatArray
     """float32, (S, C, F)."""
     valid: NDArray[np.bool_]
-    """(S, C): False for padding."""
+    """(S, C): what the ranker learns from. False for padding, and for those that only count."""
     gains: FloatArray
     """float32, (S, C): how much what the user did on the candidate is worth; 0 for nothing."""
     near: NDArray[np.bool_]
-    """(S, C): valid, and not there only because it was chosen: how often candidates are chosen is told from these."""
+    """(S, C): among the fusion's best; the report tells of these whether probabilities come true."""
+    counts: FloatArray
+    """float32, (S, C): how many of the case's candidates each stands for when it is told how likely they are; 0 for none."""
 
     def __len__(self) -> int:
         return len(self.features)
 
     def select(self, places: IntArray | NDArray[np.bool_]) -> Cases:
         """Returns some cases."""
-        return Cases(self.features[places], self.valid[places], self.gains[places], self.near[places])
+        return Cases(self.features[places], self.valid[places], self.gains[places], self.near[places], self.counts[places])
+
+
+class Case(NamedTuple):
+    """What `Cases` hold of one, each (C,) but the features, (C, F)."""
+
+    features: FloatArray
+    gains: FloatArray
+    valid: NDArray[np.bool_]
+    near: NDArray[np.bool_]
+    counts: FloatArray
+
+    @classmethod
+    def whole(cls, features: FloatArray, gains: FloatArray) -> Case:
+        """Returns the case of which every candidate is kept."""
+        everything = np.ones(len(gains), np.bool_)
+        return cls(features, gains, everything, everything, everything.astype(np.float32))
 
 
 class Pool:
@@ -126,7 +147,8 @@ def sampled_cases(model: Model, histories: Sequence[History], targets: Sequence[
         worth: Value of what was done with it.
     """
     pool = Pool(model)
-    features, gains, near = [], [], []
+    cases: list[Case] = []
+    generator = np.random.default_rng(0)
     size = max(1, min(_BLOCK, _CELLS // max(len(model.item_ids), 1)))
     for at in range(0, len(histories), size):
         block = histories[at : at + size]
@@ -136,12 +158,21 @@ def sampled_cases(model: Model, histories: Sequence[History], targets: Sequence[
             gain = np.where(rows == targets[at + place], np.float32(worth[at + place]), np.float32(0))
             if gain.any():
                 found = pool.features(columns, place, history, rows)
-                best = _best(retrieval_score(found, model.weights))
-                keep = np.flatnonzero(best | _extreme(found) | (gain > 0))
-                features.append(found[keep])
-                gains.append(gain[keep])
-                near.append(best[keep])
-    return padded(features, gains, near)
+                cases.append(_kept(found, gain, _best(retrieval_score(found, model.weights)), generator))
+    return padded(cases)
+
+
+def _kept(features: FloatArray, gains: FloatArray, best: NDArray[np.bool_], generator: np.random.Generator) -> Case:
+    """Returns the case of a few of these candidates, (C,), that stand for all of them."""
+    alone = best | (gains > 0)
+    counts = alone.astype(np.float32)
+    rest = np.flatnonzero(~alone)
+    if len(rest):
+        drawn = generator.permutation(rest)[:_REST]
+        counts[drawn] = len(rest) / len(drawn)
+    valid = alone | _extreme(features)
+    keep = np.flatnonzero(valid | (counts > 0))
+    return Case(features[keep], gains[keep], valid[keep], best[keep], counts[keep])
 
 
 def _extreme(features: FloatArray) -> NDArray[np.bool_]:
@@ -154,18 +185,20 @@ def _extreme(features: FloatArray) -> NDArray[np.bool_]:
     return extreme
 
 
-def padded(features: Sequence[FloatArray], gains: Sequence[FloatArray], near: Sequence[NDArray[np.bool_]]) -> Cases:
-    """Returns cases of (C, F) features, (C,) gains and (C,) near, C as it may be, as one array each."""
-    width = max((len(rows) for rows in gains), default=0)
-    shape = (len(gains), width)
-    valid, close_by = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    cases = Cases(np.zeros((*shape, len(RANKER_FEATURES)), np.float32), valid, np.zeros(shape, np.float32), close_by)
-    for place, (columns, gain, close) in enumerate(zip(features, gains, near, strict=True)):
-        cases.features[place, : len(gain)] = columns
-        cases.valid[place, : len(gain)] = True
-        cases.gains[place, : len(gain)] = gain
-        cases.near[place, : len(gain)] = close
-    return cases
+def padded(cases: Sequence[Case]) -> Cases:
+    """Returns cases, each of as many candidates as it may have, as one array of each kind."""
+    shape = (len(cases), max((len(case.gains) for case in cases), default=0))
+    whole = Cases(
+        np.zeros((*shape, len(RANKER_FEATURES)), np.float32),
+        np.zeros(shape, np.bool_),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.bool_),
+        np.zeros(shape, np.float32),
+    )
+    for place, case in enumerate(cases):
+        for name, column in case._asdict().items():
+            getattr(whole, name)[place, : len(column)] = column
+    return whole
 
 
 def _best(scores: FloatArray) -> NDArray[np.bool_]:

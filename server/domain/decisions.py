@@ -51,7 +51,7 @@ class ScoredItem:
     score: float
     reasons: tuple[Reason, ...] = ()
     probability: float | None = None
-    """That the user's next goal event is on the item, given that it is a candidate; None where no calibrated ranker scored it."""
+    """That the user's next goal event is on the item, given that it is on a candidate; None where no calibrated ranker scored it."""
 
 
 class PackedIds(Sequence[ItemId]):

@@ -23,8 +23,8 @@ class RankerScores(NamedTuple):
 
     scores: NDArray[np.float32]
     """(B,), larger is better."""
-    probabilities: NDArray[np.float32]
-    """(B,), in [0, 1]: that the user's next goal event is on the candidate."""
+    values: NDArray[np.float32]
+    """(B,), in [0, 1]: what the model calls `probability`. The share in the sum over a request's candidates is one."""
     runtime: str
     """`triton` or `local`; empty when there was nothing to score."""
 
@@ -54,7 +54,7 @@ class Ranker:
         await self._router.unload(model_name)
 
     async def score(self, model_name: str, features: NDArray[np.float32], *, deadline: float) -> RankerScores:
-        """Returns a score and a probability for each candidate.
+        """Returns a score and a value for each candidate.
 
         Args:
             model_name: As given to `load`.
@@ -68,15 +68,15 @@ class Ranker:
             UnavailableError: No runtime works.
         """
         scores: list[NDArray[np.float32]] = []
-        probabilities: list[NDArray[np.float32]] = []
+        values: list[NDArray[np.float32]] = []
         runtimes: set[str] = set()
         for start in range(0, len(features), MAX_ROWS):
             rows = {"features": features[start : start + MAX_ROWS]}
             outputs, runtime = await self._router.infer(model_name, RANKER, rows, deadline=deadline)
             scores.append(outputs["scores"])
-            probabilities.append(outputs["probability"])
+            values.append(outputs["probability"])
             runtimes.add(runtime)
-        return RankerScores(_joined(scores), _joined(probabilities), "+".join(sorted(runtimes)))
+        return RankerScores(_joined(scores), _joined(values), "+".join(sorted(runtimes)))
 
 
 def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -40,6 +40,8 @@ RANKER = "ranker.onnx"
 SEQUENCE = "sequence.onnx"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
+SHARED_OUT = "shared_out"
+"""Of the manifest's `ranking`: whether the calibration was fitted so that shares in a sum over candidates are probabilities."""
 ARRAYS: Mapping[str, str] = {
     "factors_in": "<f4",
     "factors_out": "<f4",
@@ -92,8 +94,8 @@ class Bundle:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the ranker's probabilities were fitted on anything; without they are all 0."""
-        return bool(self.manifest["ranking"].get("calibrated", False))
+        """Whether shares of what the ranker calls probability are some: it was fitted to be shared out, and on anything."""
+        return bool(self.manifest["ranking"].get(SHARED_OUT, False))
 
     @property
     def text_model(self) -> str:

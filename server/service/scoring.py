@@ -16,6 +16,7 @@ from server.domain import ItemId, Reason, Rung, ScoredItem
 from server.errors import AisleError
 from server.inference import Ranker
 from server.retrieval.fusion import retrieval_score
+from server.retrieval.probability import shares
 from server.service.catalogue import Catalogue
 from server.service.deadlines import left_s
 from server.service.lists import Ladder
@@ -78,5 +79,5 @@ async def score(ranker: Ranker, catalogue: Catalogue, features: NDArray[np.float
         except AisleError as error:
             ladder.drop(Rung.NO_RANKER, f"no ranker: {error.message}")
         else:
-            return Scores(scored.scores, scored.probabilities if catalogue.bundle.calibrated else None, scored.runtime)
+            return Scores(scored.scores, shares(scored.values) if catalogue.bundle.calibrated else None, scored.runtime)
     return Scores(retrieval_score(features, catalogue.weights))

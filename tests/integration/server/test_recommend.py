@@ -65,6 +65,7 @@ async def test_scores_have_probabilities_at_both_doors(door: Door) -> None:
     asked = [*(one.item for one in first.items), "items/none"]
     ranked = await door.call("RecommendationService/RankItems", pb.RankItemsRequest(user=user, items=asked), pb.RankItemsResponse)
     assert [one.HasField("probability") for one in ranked.items] == [True] * 10 + [False]
+    assert sum(one.probability for one in ranked.items) == pytest.approx(1, abs=1e-4), "the caller's items are all there is to choose from"
     by_rest = (await door.rest("POST", f"/v1/{user}:rankItems", json={"items": asked})).json()
     assert [one.get("probability") for one in by_rest["items"][:-1]] == [one.probability for one in ranked.items[:-1]]
     assert "probability" not in by_rest["items"][-1]

@@ -19,8 +19,10 @@ from tests.fixtures_server import Door, new_key
 from tests.unit.training.synthetic import no_report
 from training.bundle import write_bundle
 from training.data import RawEvents, Vocabulary, raw_events
+from training.learn import Learning
 from training.model import Model
 from training.pipeline import Task, train_model
+from training.ranking_cases import Pool
 from training.rerank import all_scores
 
 _START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -51,20 +53,20 @@ def _events() -> tuple[list[Event], RawEvents]:
     return events, raw_events((one.user_id, one.item_id or "", one.event_type, one.occur_time.timestamp()) for one in events)
 
 
-def _trained(items: list[Item], events: RawEvents) -> tuple[Model, Vocabulary]:
+def _trained(items: list[Item], events: RawEvents) -> tuple[Model, Vocabulary, Learning]:
     """Returns the model of all but each user's last event, as `aisle evaluate` makes it."""
     vocabulary = Vocabulary.of([events], [item.item_id for item in items])
     interactions = vocabulary.encode(events)
     last = interactions.last_of_each(least=3)
     before, held_out = interactions.select(~last), interactions.select(last)
     task = Task(item_ids=vocabulary.item_ids, event_types=vocabulary.event_types, items=items)
-    _, model, _ = train_model(before, held_out, interactions, task, worth=held_out.weights)
-    return model, vocabulary
+    _, model, learning = train_model(before, held_out, interactions, task, worth=held_out.weights)
+    return model, vocabulary, learning
 
 
 @pytest.mark.timeout(600)
 async def test_the_live_list_is_the_evaluated_list(door: Door, database: Database, tenant_id: TenantId, tmp_path: Path) -> None:
-    """For each of a dozen users, the items of RecommendItems are those that the evaluation ranks first, in its order, with its scores.
+    """For each of a dozen users, the items of RecommendItems are those that the evaluation ranks first, in its order, with its numbers.
 
     The model has all views that need no text, the transformer among them, and answers through the runtimes that serve.
     """
@@ -73,13 +75,15 @@ async def test_the_live_list_is_the_evaluated_list(door: Door, database: Databas
     async with database.tenant(tenant_id) as connection:
         await upsert_items(connection, items)
         await apply_events(connection, tenant_id, events)
-    model, vocabulary = await asyncio.to_thread(_trained, items, raw)
+    model, vocabulary, learning = await asyncio.to_thread(_trained, items, raw)
     assert model.sequential is not None
     assert model.weights.sequential > 0
+    assert model.ranker is not None
+    pool = Pool(model)
     interactions = vocabulary.encode(raw)
     report = no_report(model, interactions)
     bundle_id, path, manifest = write_bundle(
-        model, interactions, {}, report, tenant_id=tenant_id, text_model="", directory=tmp_path, ranking={}
+        model, interactions, {}, report, tenant_id=tenant_id, text_model="", directory=tmp_path, ranking=learning.to_json()
     )
     async with database.tenant(tenant_id) as connection:
         await register_bundle(connection, bundle_id, path, manifest, state="TRAINED")
@@ -94,6 +98,9 @@ async def test_the_live_list_is_the_evaluated_list(door: Door, database: Databas
         reply = await door.call("RecommendationService/RecommendItems", request, pb.RecommendItemsResponse, key=key)
         assert reply.rung == pb.Ladder.FULL
         assert reply.bundle == f"bundles/{bundle_id}"
-        assert not any(one.HasField("probability") for one in reply.items), "this ranker was not calibrated"
         assert [one.item for one in reply.items] == [f"items/{vocabulary.item_ids[row]}" for row in best.tolist()]
         np.testing.assert_allclose([one.score for one in reply.items], offline[best], atol=2e-3)
+        rows = np.setdiff1d(np.arange(_ITEMS), history.rows)  # so few that all are candidates
+        chances = np.zeros(_ITEMS)
+        chances[rows] = model.ranker.probabilities(pool.features(pool.columns([history]), 0, history, rows))
+        np.testing.assert_allclose([one.probability for one in reply.items], chances[best], atol=1e-3)

@@ -65,6 +65,12 @@ def test_a_bundle_says_how_it_did_and_what_it_is_made_of(trained: TrainedBundle,
     assert set(bundle.manifest["files"]) == expected
 
 
+def test_only_a_calibration_that_is_to_be_shared_out_counts(bundle: Bundle) -> None:
+    """What earlier versions calibrated was no share of anything: such a bundle has no probabilities to show."""
+    assert bundle.calibrated
+    assert not replace(bundle, manifest={**bundle.manifest, "ranking": {"calibrated": True}}).calibrated
+
+
 def test_the_report_tells_the_same_metrics(trained: TrainedBundle) -> None:
     """What the bundle's page shows is what its manifest and its gate were decided on."""
     report = json.loads((trained.directory / "report.json").read_bytes())

@@ -7,7 +7,7 @@ from scipy.optimize import check_grad
 from server.domain.ranking import RANKER_FEATURES
 from server.retrieval.fusion import FusionWeights
 from training.learn import ENOUGH_CASES, Learning, learn, ndcg, smooth_ndcg
-from training.ranking_cases import Cases, padded
+from training.ranking_cases import Case, Cases, padded
 
 _WEIGHTS = FusionWeights(sparse=1.0, collaborative=0.0, popularity=0.0, semantic=0.0, contextual=0.0)
 _CANDIDATES = 12
@@ -16,7 +16,7 @@ _CANDIDATES = 12
 def _cases(count: int, *, category: float, seed: int = 0) -> Cases:
     """Returns cases whose target is drawn by the transitions, and `category` times as much by the category."""
     generator = np.random.default_rng(seed)
-    features, gains = [], []
+    cases = []
     for _ in range(count):
         rows = np.zeros((_CANDIDATES, len(RANKER_FEATURES)), np.float32)
         rows[:, RANKER_FEATURES.index("transitions")] = generator.uniform(0, 1, _CANDIDATES)
@@ -25,9 +25,8 @@ def _cases(count: int, *, category: float, seed: int = 0) -> Cases:
         pull = np.log(rows[:, RANKER_FEATURES.index("transitions")] + 1e-4) + category * rows[:, RANKER_FEATURES.index("category_affinity")]
         chances = np.exp(pull - pull.max())
         target = generator.choice(_CANDIDATES, p=chances / chances.sum())
-        features.append(rows)
-        gains.append((np.arange(_CANDIDATES) == target).astype(np.float32))
-    return padded(features, gains, [np.ones(_CANDIDATES, np.bool_)] * count)
+        cases.append(Case.whole(rows, (np.arange(_CANDIDATES) == target).astype(np.float32)))
+    return padded(cases)
 
 
 def _learn(cases: Cases) -> Learning:
@@ -57,13 +56,13 @@ def test_few_cases_teach_nothing() -> None:
     found = _learn(_cases(ENOUGH_CASES - 1, category=6.0))
     assert found.ranker.network is None
     assert found.to_json()["kind"] == "fusion"
-    assert found.to_json()["calibrated"]
+    assert found.to_json()["shared_out"]
     assert len(found.reliability.probabilities) == (ENOUGH_CASES - 1) * _CANDIDATES
 
 
 def test_no_cases_give_the_fusion() -> None:
     """Nothing to learn from is no fault."""
-    found = _learn(padded((), (), ()))
+    found = _learn(padded(()))
     assert found.ranker.network is None
     assert len(found.reliability.outcomes) == 0
 
@@ -74,6 +73,15 @@ def test_probabilities_are_those_of_unseen_cases() -> None:
     assert reliability.probabilities.mean() == pytest.approx(1 / _CANDIDATES, rel=0.1)
     likely = reliability.probabilities > np.quantile(reliability.probabilities, 0.95)
     assert reliability.probabilities[likely].mean() == pytest.approx(reliability.outcomes[likely].mean(), rel=0.3)
+
+
+def test_the_network_foretells_in_the_units_of_the_one_that_serves() -> None:
+    """Networks of folds differ in origin and scale; what is likeliest on fresh cases comes about as often as foretold all the same."""
+    ranker, fresh = _learn(_cases(450, category=6.0)).ranker, _cases(1500, category=6.0, seed=1)
+    assert ranker.network is not None
+    foretold = np.stack([ranker.probabilities(features) for features in fresh.features])
+    best = foretold.argmax(axis=1)
+    assert foretold.max(axis=1).mean() == pytest.approx((fresh.gains[np.arange(len(fresh)), best] > 0).mean(), rel=0.1)
 
 
 def test_a_goal_worth_more_pulls_the_network_its_way() -> None:
@@ -87,7 +95,8 @@ def test_a_goal_worth_more_pulls_the_network_its_way() -> None:
     for worth in (0.1, 10.0):
         scaled = gains.copy()
         scaled[250:] *= worth
-        both = Cases(features, np.ones(gains.shape, np.bool_), scaled, np.ones(gains.shape, np.bool_))
+        everything = np.ones(gains.shape, np.bool_)
+        both = Cases(features, everything, scaled, everything, everything.astype(np.float32))
         ranker = _learn(both).ranker
         rows = np.full((2, len(RANKER_FEATURES)), 0.5, np.float32)
         rows[:, RANKER_FEATURES.index("category_affinity")] = (0.1, 0.9)
@@ -122,4 +131,4 @@ def test_ndcg_is_one_for_the_best_order_and_falls_with_the_place() -> None:
 def test_a_ranker_without_cases_is_not_calibrated() -> None:
     """Where nothing was held out the ranker says so, and its probabilities are not to be shown."""
     empty = _cases(1, category=0.0).select(np.zeros(1, np.bool_))
-    assert not _learn(empty).to_json()["calibrated"]
+    assert not _learn(empty).to_json()["shared_out"]

@@ -68,13 +68,13 @@ def test_a_ranker_without_network_equals_the_fallback(weights: FusionWeights, se
 @pytest.mark.parametrize("calibration", [UNKNOWN, _CALIBRATION])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_an_exported_network_equals_the_fitted_one(widths: tuple[int, ...], calibration: Calibration, seed: int) -> None:
-    """Scores and probabilities are those that it was judged by."""
+    """Scores and their calibration are those that it was judged by."""
     fitted = _ranker(seed, widths)
     ranker = LearnedRanker(fitted.weights, fitted.network, calibration)
     features = _features(seed + 1)
     scores, probability = _run(ranker, features)
     np.testing.assert_allclose(scores, ranker.scores(features), atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(probability, ranker.probabilities(features), atol=1e-4)
+    np.testing.assert_allclose(probability, ranker.calibration.of(ranker.scores(features)), atol=1e-4)
 
 
 @given(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import training.ranking_cases
 from server.domain.ids import ItemId, UserId
 from server.domain.ranking import RANKER_FEATURES
 from tests.unit.training.synthetic import events_of, two_camps
@@ -12,6 +13,7 @@ from training.learn import ENOUGH_CASES
 from training.model import Model, fit
 from training.outcomes import Shown
 from training.ranking import Logged, logged_cases, ranking_cases
+from training.ranking_cases import sampled_cases
 from training.tuning import with_view_weights
 
 _USERS = ENOUGH_CASES + 10
@@ -72,6 +74,24 @@ def test_shown_lists_teach_where_there_are_enough_and_held_out_items_elsewhere(
             progress=lambda _step, _share: None,
         )
         assert len(found) == cases
+
+
+def test_the_kept_candidates_stand_for_all(
+    world: tuple[Vocabulary, Interactions, Interactions, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a case leaves out is counted, and the ranker learns nothing from those that only count."""
+    _, before, held_out, model = world
+    histories = [before.history(user) for user in held_out.users[:20].tolist()]
+    targets = held_out.items[:20].tolist()
+    whole = sampled_cases(model, histories, targets, [1.0] * 20)
+    for name, value in (("WIDTH", 4), ("EXTREME", 1), ("_REST", 3)):
+        monkeypatch.setattr(training.ranking_cases, name, value)
+    cases = sampled_cases(model, histories, targets, [1.0] * 20)
+    np.testing.assert_allclose(cases.counts.sum(axis=1), whole.valid.sum(axis=1), rtol=1e-6)
+    assert (cases.near.sum(axis=1) == 4).all()
+    assert ((cases.counts > 1) & ~cases.valid).any()
+    assert (cases.counts[cases.gains > 0] == 1).all()
+    assert (cases.valid | (cases.counts > 0)).sum() < whole.valid.sum()
 
 
 def test_held_out_items_worth_nothing_or_known_before_are_not_asked_for() -> None:

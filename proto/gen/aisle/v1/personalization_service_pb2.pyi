@@ -489,8 +489,8 @@ class RecommendedItem(_message.Message):
     currency: _builtins.str
     """Its currency."""
     probability: _builtins.float
-    """As in `RankedItem` of RecommendItems: that the user's next goal event is on the item, given that it is one of the candidates
-    ranked. Absent where no calibrated ranker answered.
+    """As in `RankedItem` of RecommendItems: that the user's next goal event is on the item, given that it is on one of the
+    candidates ranked. Absent where no calibrated ranker answered.
     """
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -198,9 +198,10 @@ class RankedItem(_message.Message):
     score: _builtins.float
     """Larger is better; comparable within one reply only."""
     probability: _builtins.float
-    """The probability in [0, 1] that the user's next goal event (such as a click or a booking) is on the item, given that it is one of the
-    candidates ranked. Calibrated by isotonic regression on interactions that training held out. Of one item at a time: over a list
-    they need not add up to 1. In RankItems the caller's items are the candidates, and the fewer they are the less it holds.
+    """The probability in [0, 1] that the user's next goal event (such as a click or a booking) is on the item, given that it is on one of
+    the candidates ranked. These are the hundreds of items that the sources name among those that the filter lets through; in RankItems
+    they are the caller's items. Over all candidates it adds up to 1, so it rises where a filter leaves fewer, and a single item has 1.
+    Calibrated on interactions that training held out.
     Absent where no ranker answered, where its bundle has no calibration, in ListSimilarItems, and for items that do not exist.
     """
     @_builtins.property
