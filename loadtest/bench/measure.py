@@ -56,7 +56,7 @@ def listening_process(address: str) -> psutil.Process:
 
 
 def cpu_s(root: psutil.Process) -> dict[str, float]:
-    """Returns the time that a process and its descendants have used, in seconds, by part. What ends between two readings is lost."""
+    """Returns the time that a process and its descendants have used, in seconds, by part, with those that have ended since."""
     total = dict.fromkeys(PARTS, 0.0)
     for process in [root, *root.children(recursive=True)]:
         try:
@@ -64,7 +64,7 @@ def cpu_s(root: psutil.Process) -> dict[str, float]:
         except psutil.NoSuchProcess:
             continue
         part = next((one for one in PARTS[1:] if one in name), "server")
-        total[part] += times.user + times.system
+        total[part] += times.user + times.system + times.children_user + times.children_system  # the latter of children that have ended
     return total
 
 

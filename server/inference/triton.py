@@ -27,6 +27,10 @@ _SERVICE = "/inference.GRPCInferenceService/"
 _LOAD_S = 60.0
 _UNLOAD_S = 5.0
 _PROBE_S = 1.0
+_ABANDONED_S = 30.0
+"""How long a call may go on after its time, with nobody waiting for it."""
+_LEFT_S = 1.0
+"""How long such calls are waited for at the end."""
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -63,6 +67,7 @@ class TritonRuntime:
         self._channel: grpc.aio.Channel | None = None
         self._models: dict[str, _Loaded] = {}
         self._reloading: dict[str, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def infer(self, model_name: str, spec: ModelSpec, inputs: Tensors, *, timeout_s: float) -> Tensors:
@@ -72,7 +77,7 @@ class TritonRuntime:
         if loaded is None:
             raise NotFoundError(f"models/{model_name}")
         try:
-            reply = await self._call("ModelInfer", _request(loaded.served_as, spec, inputs), service_pb2.ModelInferResponse, timeout_s)
+            reply = await self._inferred(_request(loaded.served_as, spec, inputs), timeout_s)
         except NotFoundError:
             self._reload(model_name)
             raise UnavailableError("triton", f"{model_name} is being loaded again") from None
@@ -117,6 +122,8 @@ class TritonRuntime:
         for task in self._reloading.values():
             task.cancel()
         await asyncio.gather(*self._reloading.values(), return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running, timeout=_LEFT_S)
         if self._channel is not None:
             await self._channel.close()
 
@@ -162,6 +169,27 @@ class TritonRuntime:
                 del self._reloading[model_name]
 
         self._reloading[model_name] = asyncio.get_running_loop().create_task(again())
+
+    async def _inferred(self, request: Any, timeout_s: float) -> Any:
+        """Returns Triton's reply. Who stops waiting leaves the call to end by itself.
+
+        A call that is cancelled, or runs out of time, while Triton finishes it makes Triton crash now and then (its issue 8034, which the
+        release that PyTriton carries still has). Hedged calls are cancelled all the time.
+        """
+        call = asyncio.get_running_loop().create_task(
+            self._call("ModelInfer", request, service_pb2.ModelInferResponse, timeout_s + _ABANDONED_S)
+        )
+        self._running.add(call)
+        call.add_done_callback(self._ended)
+        done, _ = await asyncio.wait((call,), timeout=timeout_s)
+        if not done:
+            raise DeadlineExceededError("triton did not answer ModelInfer in time")
+        return call.result()
+
+    def _ended(self, call: asyncio.Task[Any]) -> None:
+        self._running.discard(call)
+        if not call.cancelled():
+            call.exception()  # seen, should nobody wait for it
 
     async def _call(self, method: str, request: Any, reply: Any, timeout_s: float) -> Any:
         if self._closed:

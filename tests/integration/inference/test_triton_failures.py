@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Self
 
 import numpy as np
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from server.embedded import running_parts
-from server.inference import TEXT_ENCODER, Inference, open_inference
+from server.inference import RANKER, TEXT_ENCODER, Inference, TritonRuntime, open_inference
 from tests.model_factories import FEATURES, linear_ranker, tiny_bert
 from training.text_encoder import build_text_encoder
 
@@ -38,6 +40,7 @@ async def inference(short_dir: Path) -> AsyncIterator[Inference]:
         model_repository=REPOSITORY,
     ) as parts:
         assert parts.triton_url, parts.notes
+        (folder / "triton-url").write_text(parts.triton_url)
         async with open_inference(triton_url=parts.triton_url, encoder=built, model_repository=REPOSITORY, threads=2) as opened:
             await opened.ranker.load("ranker-b", linear_ranker())
             yield opened
@@ -130,6 +133,32 @@ async def test_stopped_under_load_every_request_is_answered(inference: Inference
             stopped.send_signal(signal.SIGCONT)
         await load.until(time.monotonic())
     assert load.failures == []
+
+
+@pytest.mark.usefixtures("inference")
+async def test_calls_given_up_at_any_moment_do_not_end_triton(short_dir: Path) -> None:
+    """Triton crashes now and then on a call that is cancelled while it finishes, so callers' giving up does not reach it."""
+    before, random = tritonserver(), Random(0)
+    runtime = TritonRuntime((short_dir / "failures" / "triton-url").read_text(), model_repository=REPOSITORY)
+    await runtime.load("ranker-c", RANKER, linear_ranker())
+    outcomes: Counter[str] = Counter()
+
+    async def client() -> None:
+        for _ in range(2000):
+            try:
+                async with asyncio.timeout(random.uniform(0, 0.02)):
+                    await runtime.infer("ranker-c", RANKER, {"features": np.ones((50, FEATURES), np.float32)}, timeout_s=CALL_S)
+            except TimeoutError:
+                outcomes["given up"] += 1
+            else:
+                outcomes["answered"] += 1
+
+    await asyncio.gather(*(client() for _ in range(8)))
+    await runtime.unload("ranker-c")
+    await runtime.close()
+    assert outcomes["given up"] > 200
+    assert outcomes["answered"] > 200
+    assert tritonserver() == before
 
 
 async def ranker_is_back(inference: Inference) -> None:
