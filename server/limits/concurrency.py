@@ -3,7 +3,7 @@
 A server that is given more than it can do answers everything late. This one measures what calls take while it is hardly used, and lets in
 as many at once as keep them within a multiple of that: additive increase, multiplicative decrease, on the mean over short windows of the
 time a call took divided by what its method takes when quiet. The ratio, not the time, so that methods as unlike as a look-up and a batch
-of embeddings share one limit. A limit that was too high is tried again after a second, then two, then four: few cores have
+of embeddings share one limit. A limit that was too high is tried again after two seconds, then four, then eight: few cores have
 nothing between one call and two, and every try makes some answers late.
 
 Sources: D.-M. Chiu, R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance" (1989), for the rule; the idea of
@@ -24,7 +24,7 @@ _LOWEST = 0.5
 """A window that was too slow multiplies the limit by what was allowed over what was taken, between these."""
 _RAISE = 0.5
 _FIRST_LIMIT = 2.0
-_SHORTEST_HOLD_S = 1.0
+_SHORTEST_HOLD_S = 2.0
 _LONGEST_HOLD_S = 16.0
 """A limit that was too high is not tried again for so long, twice as long each time that it is found too high again."""
 _QUIET_SHARE = 0.25

@@ -1,9 +1,9 @@
 """A short wait before a call is refused, by priority.
 
 Calls that come together are not overload: they wait their turn, first come first served, for at most a tenth of a second. If somebody
-has been waiting for longer than that without a break, more comes than can be done, and a queue would only make everyone late. From then
-on, until nobody has been refused for a second, a call waits 5 ms, the newest goes first, since its caller is the likeliest to be still
-there, and batch calls are refused at once.
+has been waiting for half of that without a break, more comes than can be done, and a queue would only make everyone late. From then on,
+until nobody has been refused for a second, a call waits 5 ms, the newest goes first, since its caller is the likeliest to be still there,
+and batch calls are refused at once.
 
 Calls can only be compared, or refused, once they are here. gRPC hands one over in a turn or two of the event loop, and steps of running
 calls make a turn last milliseconds; what comes meanwhile waits inside gRPC, and under lasting overload for ever longer. So, unless the
@@ -24,7 +24,9 @@ from server.errors import OverloadedError
 from server.limits.concurrency import ConcurrencyLimit, Permit
 
 PATIENCE_S = 0.1
-"""The longest wait, and for how long there may be a queue before it counts as overload."""
+"""The longest wait."""
+STANDING_S = 0.05
+"""For how long there may be a queue before it counts as overload."""
 HURRY_S = 0.005
 """The longest wait under overload."""
 LASTS_S = 1.0
@@ -64,7 +66,7 @@ class WaitingRoom:
     def overloaded(self) -> bool:
         """Whether somebody has been waiting without a break for too long, or was refused a moment ago."""
         now = self._clock()
-        return now - self._refused_s < LASTS_S or (any(self._queues) and now - self._empty_s > PATIENCE_S)
+        return now - self._refused_s < LASTS_S or (any(self._queues) and now - self._empty_s > STANDING_S)
 
     async def enter(self, priority: Priority) -> Permit:
         """Waits for a turn. Whoever entered must leave.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.errors import OverloadedError
 from server.limits.concurrency import ConcurrencyLimit, Permit
-from server.limits.waiting import LASTS_S, PATIENCE_S, Priority, WaitingRoom
+from server.limits.waiting import LASTS_S, STANDING_S, Priority, WaitingRoom
 
 
 class Door:
@@ -60,7 +60,7 @@ async def test_under_overload_the_newest_goes_first_and_batch_is_refused_at_once
     door = Door()
     await door.visit("running")
     tasks = await _queue(door, ("old", Priority.INTERACTIVE), ("new", Priority.INTERACTIVE))
-    door.now_s += PATIENCE_S + 0.01
+    door.now_s += STANDING_S + 0.01
     assert door.room.overloaded
     with pytest.raises(OverloadedError) as caught:
         await door.visit("batch", Priority.BATCH)
