@@ -82,7 +82,7 @@ class ConcurrencyLimit:
         self._window_s = now
         self._took_s = self._expected_s = 0.0
         self._calls = 0
-        self._full = False
+        self._more_wanted = False
         self._changed_s = float("-inf")
         self._too_high = most + 1
         self._hold_s = _SHORTEST_HOLD_S
@@ -105,7 +105,7 @@ class ConcurrencyLimit:
         """Whether another call may start. Asking says that one wants to."""
         if self._running < self.limit:
             return True
-        self._full = True
+        self._more_wanted = True
         if self._probe_s is None:
             self._crowds += 1  # others wait, so the event loop is busy: a time taken now is not a quiet one
         return False
@@ -170,12 +170,12 @@ class ConcurrencyLimit:
                 self._lower(now)
             else:
                 self._raise(now)
-            if self._full and now - self._quiet_s >= _PROBE_AFTER_S:
+            if self._more_wanted and now - self._quiet_s >= _PROBE_AFTER_S:
                 self._probe_s, self._probed = now, 0
         self._window_s = now
         self._took_s = self._expected_s = 0.0
         self._calls = 0
-        self._full = False
+        self._more_wanted = False
 
     def _lower(self, now: float) -> None:
         self._hold_s = min(_LONGEST_HOLD_S, 2 * self._hold_s) if self.limit >= self._too_high else _SHORTEST_HOLD_S
@@ -189,6 +189,6 @@ class ConcurrencyLimit:
             self._too_high = self.limit + 1
             self._hold_s = max(_SHORTEST_HOLD_S, self._hold_s / 2)
         raised = min(self._most, self._limit + _RAISE)
-        if self._full and (raised < self._too_high or now - self._changed_s >= self._hold_s):
+        if self._more_wanted and (raised < self._too_high or now - self._changed_s >= self._hold_s):
             self._limit = raised
             self._changed_s = now

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from server.embedded import running_parts
-from server.inference import RANKER, TEXT_ENCODER, Inference, TritonRuntime, open_inference
+from server.inference import RANKER, TEXT_ENCODER, BuiltEncoder, Inference, TritonRuntime, open_inference
 from tests.model_factories import FEATURES, linear_ranker, tiny_bert
 from training.text_encoder import build_text_encoder
 
@@ -27,23 +27,33 @@ BACK_S = 60.0
 
 
 @pytest.fixture(scope="module")
-async def inference(short_dir: Path) -> AsyncIterator[Inference]:
-    """Both runtimes, over a Triton of this module's own that serves the shipped repository."""
+def encoder(short_dir: Path) -> BuiltEncoder:
+    """A built encoder with random weights."""
     folder = short_dir / "failures"
-    built = build_text_encoder(tiny_bert(folder / "tiny"), folder / "cache", lambda _message, _done: None)
+    return build_text_encoder(tiny_bert(folder / "tiny"), folder / "cache", lambda _message, _done: None)
+
+
+@pytest.fixture(scope="module")
+async def triton_url(short_dir: Path, encoder: BuiltEncoder) -> AsyncIterator[str]:
+    """A Triton of this module's own that serves the shipped repository."""
     async with running_parts(
-        data_dir=folder / "data",
+        data_dir=short_dir / "failures" / "data",
         database=False,
         redis=False,
         triton=True,
-        model_files={TEXT_ENCODER.name: built.onnx},
+        model_files={TEXT_ENCODER.name: encoder.onnx},
         model_repository=REPOSITORY,
     ) as parts:
         assert parts.triton_url, parts.notes
-        (folder / "triton-url").write_text(parts.triton_url)
-        async with open_inference(triton_url=parts.triton_url, encoder=built, model_repository=REPOSITORY, threads=2) as opened:
-            await opened.ranker.load("ranker-b", linear_ranker())
-            yield opened
+        yield parts.triton_url
+
+
+@pytest.fixture(scope="module")
+async def inference(triton_url: str, encoder: BuiltEncoder) -> AsyncIterator[Inference]:
+    """Both runtimes, over that Triton."""
+    async with open_inference(triton_url=triton_url, encoder=encoder, model_repository=REPOSITORY, threads=2) as opened:
+        await opened.ranker.load("ranker-b", linear_ranker())
+        yield opened
 
 
 def tritonserver() -> psutil.Process:
@@ -135,11 +145,10 @@ async def test_stopped_under_load_every_request_is_answered(inference: Inference
     assert load.failures == []
 
 
-@pytest.mark.usefixtures("inference")
-async def test_calls_given_up_at_any_moment_do_not_end_triton(short_dir: Path) -> None:
+async def test_calls_given_up_at_any_moment_do_not_end_triton(triton_url: str) -> None:
     """Triton crashes now and then on a call that is cancelled while it finishes, so callers' giving up does not reach it."""
     before, random = tritonserver(), Random(0)
-    runtime = TritonRuntime((short_dir / "failures" / "triton-url").read_text(), model_repository=REPOSITORY)
+    runtime = TritonRuntime(triton_url, model_repository=REPOSITORY)
     await runtime.load("ranker-c", RANKER, linear_ranker())
     outcomes: Counter[str] = Counter()
 
