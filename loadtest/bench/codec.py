@@ -28,8 +28,8 @@ def messages() -> dict[str, Message]:
     events = event_service_pb2.IngestEventsRequest()
     for place in range(100):
         name, score = f"items/vendor-{place:05d}", 1 / (place + 1.3)
-        ranked.items.add(item=name, score=score)
-        reasons = explained.items.add(item=name, score=score).reasons
+        ranked.items.add(item=name, score=score, probability=score / 50)
+        reasons = explained.items.add(item=name, score=score, probability=score / 50).reasons
         for source in ("semantic", "item_to_item"):
             reasons.add(source=source, contribution=score / 3, text="Like the venues you saved")
         item = page.items.add(

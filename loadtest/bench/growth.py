@@ -262,7 +262,8 @@ async def _measured(stand: Stand, text_model: str, arguments: argparse.Namespace
 _TITLES = {"history": "events of a user", "profiles": "profiles in the database", "tenants": "tenants"}
 
 
-def _sizes(text: str) -> list[int]:
+def sizes_of(text: str) -> list[int]:
+    """Returns the whole numbers of a list with commas, which must rise."""
     found = [int(one) for one in text.split(",")]
     if not found or found[0] < 1 or found != sorted(set(found)):
         raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers above 0, each greater than the one before")
@@ -274,9 +275,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.bench.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--history", type=_sizes, default=[10, 100, 1000, 10_000], help="events of a user")
-    parser.add_argument("--profiles", type=_sizes, default=[1000, 10_000, 100_000, 1_000_000], help="profiles in the database")
-    parser.add_argument("--tenants", type=_sizes, default=[1, 20, 200], help="tenants")
+    parser.add_argument("--history", type=sizes_of, default=[10, 100, 1000, 10_000], help="events of a user")
+    parser.add_argument("--profiles", type=sizes_of, default=[1000, 10_000, 100_000, 1_000_000], help="profiles in the database")
+    parser.add_argument("--tenants", type=sizes_of, default=[1, 20, 200], help="tenants")
     parser.add_argument("--beside", default="", metavar="TEXT", help="what else ran meanwhile, to be told with the figures")
     parser.add_argument("--print-only", action="store_true", help="leave the document as it is")
     arguments = parser.parse_args()

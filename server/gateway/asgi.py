@@ -57,6 +57,9 @@ CORS_MAX_AGE_S = 7200
 IDLE_S = 15.0
 """A stream that has nothing to send shows that it lives so often, where its framing has a way."""
 
+_UNWATCHED_S = 0.005
+"""A call that takes no longer is not worth a look at whether its client is still there."""
+
 _log = logger(__name__)
 
 
@@ -199,7 +202,7 @@ class Gateway:
 
     async def _unary(self, found: Match, call: Call, scope: Scope, headers: dict[str, str], receive: Receive) -> Reply:
         request = await self._request(found, scope, headers, receive)
-        message = await unless(self._dispatcher.unary(call, request), partial(until_disconnected, receive))
+        message = await unless(self._dispatcher.unary(call, request), partial(until_disconnected, receive), after_s=_UNWATCHED_S)
         return self._renderers[id(found.route)].whole(message, call.response_metadata, self._policy.max_age_s.get(call.method, 0))
 
     async def _request(self, found: Match, scope: Scope, headers: dict[str, str], receive: Receive) -> Message:

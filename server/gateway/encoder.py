@@ -173,8 +173,11 @@ class Encoder:
         else:
             stores = [f"{key} = {self._value(field, 'v')}"]
         body = [f"        {line}" for line in stores]
-        if field.has_presence:
-            return [f"    if m.HasField({field.name!r}):", f"        v = {read}", *body]
+        present = f"m.HasField({field.name!r})"
+        if field.has_presence and (field.message_type is not None or field.default_value):
+            return [f"    if {present}:", f"        v = {read}", *body]
+        if field.has_presence:  # what is not zero is set, which costs less to see
+            return [f"    v = {read}", f"    if v or {present}:", *body]
         test = "v"
         if not field.is_repeated and field.cpp_type in {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}:
             test = "v or copysign(1.0, v) < 0"  # -0.0 is set, though false

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -119,10 +120,13 @@ def _timeout_s(headers: dict[str, str], default_s: float) -> float:
 def _is_loopback(scope: Scope, headers: dict[str, str]) -> bool:
     """Returns whether the caller is on this machine. One that came through a proxy is not, wherever the proxy is."""
     client = scope.get("client")
-    if client is None or "x-forwarded-for" in headers or "forwarded" in headers:
-        return False
+    return client is not None and "x-forwarded-for" not in headers and "forwarded" not in headers and _is_own(client[0])
+
+
+@lru_cache(maxsize=4096)
+def _is_own(host: str) -> bool:
     try:
-        return ip_address(client[0]).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -20,11 +20,18 @@ _WAITING = 4
 """Messages read ahead of the handler. Past them the connection is not read, so that a client cannot fill memory."""
 
 
-async def unless(answer: Awaitable[_Answer], watch: Callable[[], Awaitable[None]]) -> _Answer:
-    """Returns the answer, or cancels it and raises what `watch` raises first. A `watch` that returns has no effect."""
-    this = asyncio.current_task()
+async def unless(answer: Awaitable[_Answer], watch: Callable[[], Awaitable[None]], *, after_s: float = 0.0) -> _Answer:
+    """Returns the answer, or cancels it and raises what `watch` raises first. A `watch` that returns has no effect.
+
+    Args:
+        answer: What is waited for.
+        watch: Runs beside it.
+        after_s: Seconds after which `watch` begins. What is answered sooner does without a task of its own for it.
+    """
+    this, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert this is not None
     faults: list[Exception] = []
+    watchers: list[asyncio.Task[None]] = []
 
     async def watching() -> None:
         try:
@@ -33,7 +40,12 @@ async def unless(answer: Awaitable[_Answer], watch: Callable[[], Awaitable[None]
             faults.append(fault)
             this.cancel()
 
-    watcher = asyncio.create_task(watching())
+    def begin() -> None:
+        watchers.append(loop.create_task(watching()))
+
+    timer = loop.call_later(after_s, begin) if after_s else None
+    if timer is None:
+        begin()
     try:
         return await answer
     except asyncio.CancelledError:
@@ -41,7 +53,10 @@ async def unless(answer: Awaitable[_Answer], watch: Callable[[], Awaitable[None]
             raise faults[0] from None
         raise
     finally:
-        watcher.cancel()
+        if timer is not None:
+            timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
 async def until_disconnected(receive: Receive) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -24,6 +24,41 @@ class Exit:
 
 class _HeadTooLargeError(Exception):
     """Ends parsing."""
+
+
+class _Joining:
+    """A transport whose two writes of one turn of the loop are one.
+
+    uvicorn writes head and body apart; each write would be a system call that wakes the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns what else transports have."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Writes with what is held, or holds until the loop's next turn."""
+        if self._held:
+            self._transport.writelines((self._held, data))
+            self._held = b""
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Closes once everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -47,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it, too
         """Begins to count the time, and looks at the client's certificate."""
         super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", _Joining(transport, self.loop))
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert() if tls is not None else None
         if certificate:
