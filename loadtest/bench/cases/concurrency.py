@@ -9,7 +9,7 @@ from loadtest.bench.cases.recommend import asked, bodies
 from loadtest.bench.measure import Figures
 from loadtest.bench.stand import Server, Stand
 
-_SLOWDOWN = "1.5"
+_SLOWDOWN = "1.25"
 """AISLE_MAX_SLOWDOWN of the servers for overload."""
 _IN_FLIGHT = 16
 """With which the server without a limit shows what it can do."""
