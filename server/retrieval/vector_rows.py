@@ -102,19 +102,31 @@ class VectorRows:
         Each row is summed in one fixed order, so equal vectors get equal scores wherever they stand and whatever else is asked for, which
         a matrix product does not promise.
         """
-        if not query.any() or not len(slots):
-            return np.zeros(len(slots), np.float32)
-        if self._scales is None:
-            wanted, found = np.ascontiguousarray(slots, np.int64), np.empty(len(slots), np.float32)
-            pointers = [faiss.swig_ptr(array) for array in (found, np.ascontiguousarray(query), self._numbers, wanted)]
-            _products_by_id(*pointers, self.dimension, 1, len(wanted))
-            return found
-        chunk = max(1, _CHUNK_NUMBERS // self.dimension)
-        parts = [
-            np.einsum("cd,d->c", self._numbers[slots[first : first + chunk]].astype(np.float32), query)
-            for first in range(0, len(slots), chunk)
-        ]
-        return np.asarray(np.concatenate(parts) * self._scales[slots], np.float32)
+        return self.products_by_part(query[None, :], slots)[0]
+
+    def products_by_part(self, parts: FloatArray, slots: NDArray[np.integer[Any]]) -> FloatArray:
+        """Returns the inner products of each part of one query with that part of chosen slots, (P, C); a row each in a fixed order.
+
+        Args:
+            parts: float32, (P, D / P): the query, cut into P equal parts. Of one that is zero nothing is read.
+            slots: (C,), that were written.
+        """
+        count, length = parts.shape
+        found = np.zeros((count, len(slots)), np.float32)
+        for place, query in enumerate(np.ascontiguousarray(parts)):
+            if not len(slots) or not query.any():
+                continue
+            if self._scales is None:  # part p of slot s is row s P + p of the same numbers
+                wanted = slots.astype(np.int64) * count + place
+                pointers = [faiss.swig_ptr(array) for array in (found[place], query, self._numbers, wanted)]
+                _products_by_id(*pointers, length, 1, len(wanted))
+                continue
+            own, chunk = slice(place * length, (place + 1) * length), max(1, _CHUNK_NUMBERS // length)
+            for first in range(0, len(slots), chunk):
+                numbers = self._numbers[slots[first : first + chunk], own].astype(np.float32)
+                np.einsum("cd,d->c", numbers, query, out=found[place, first : first + chunk])
+            found[place] *= self._scales[slots]
+        return found
 
     def moved(self, size: int, capacity: int, *, packed: bool) -> VectorRows:
         """Returns a copy of the first `size` slots with other room, packed if that is asked for or so already."""

@@ -59,9 +59,6 @@ SEMANTIC_DECAY = 0.97
 _IDENTITY = SemanticMap.identity()
 _ALIKE: Mapping[str, float] = {}
 
-_CHUNK = 256
-"""Rows of one view that are multiplied at once: 400 kB, which the second-level cache holds."""
-
 SEMANTIC, COLLABORATIVE, SEQUENTIAL, CONTEXTUAL = (slice(v * VIEW_DIMENSIONS, (v + 1) * VIEW_DIMENSIONS) for v in range(len(VIEWS)))
 
 
@@ -81,8 +78,15 @@ def recency_weights(event_types: Sequence[str], decay: float) -> FloatArray:
 
     Steps, not hours: what a user did last says most, however long ago it was.
     """
-    actions = np.fromiter(map(action_weight, event_types), np.float32, len(event_types))
-    return actions * aged(len(event_types), decay)
+    return _actions(tuple(event_types)) * aged(len(event_types), decay)
+
+
+@lru_cache(maxsize=512)
+def _actions(event_types: tuple[str, ...]) -> FloatArray:
+    """Returns the actions' weights, float32, (H,), read-only: a list asks for those of one history six times, with other decays."""
+    weights = np.fromiter(map(action_weight, event_types), np.float32, len(event_types))
+    weights.flags.writeable = False
+    return weights
 
 
 @lru_cache(maxsize=4096)
@@ -114,23 +118,13 @@ class UserVector:
         return np.asarray(np.einsum("cvd,vd->cv", items, self.views), np.float32)  # (C, V)
 
     def contributions_of(self, item_vectors: VectorRows, slots: NDArray[np.int64] | NDArray[np.int32]) -> FloatArray:
-        """Returns `contributions(item_vectors.take(slots))`, float32, (C, V), without holding a copy of all those vectors.
-
-        A few rows are copied at a time, so that they stay in the cache, and of each only the views of which the user has one.
+        """Returns `contributions(item_vectors.take(slots))`, float32, (C, V), without a copy of those vectors.
 
         Args:
             item_vectors: Of 1536 dimensions.
             slots: (C,), that were written.
         """
-        parts = np.zeros((len(slots), len(VIEWS)), np.float32)
-        for view, vector in enumerate(self.views):
-            if vector.any():
-                own = slice(view * VIEW_DIMENSIONS, (view + 1) * VIEW_DIMENSIONS)
-                for first in range(0, len(slots), _CHUNK):
-                    parts[first : first + _CHUNK, view] = np.einsum(
-                        "cd,d->c", item_vectors.take(slots[first : first + _CHUNK], own), vector
-                    )
-        return parts
+        return item_vectors.products_by_part(self.views, slots).T
 
 
 class VectorSpace:
