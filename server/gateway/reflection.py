@@ -18,6 +18,8 @@ from server.errors import FailedPreconditionError, NotFoundError, UnavailableErr
 _NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 """The messages of both are the same bytes."""
 _OWN = (*_NAMES, "grpc.health.v1.Health")
+_TRIES = 3
+"""Of each name: where a server refuses the stream while the question is being written, gRPC calls it an internal error of its own."""
 
 
 class _Conversation:
@@ -55,17 +57,29 @@ async def reflect(channel: grpc.aio.Channel, *, timeout_s: float) -> bytes:
     try:
         async with asyncio.timeout(timeout_s):
             for name in _NAMES:
-                conversation = _Conversation(channel, name)
-                try:
-                    return (await _gather(conversation)).SerializeToString()
-                except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                        raise UnavailableError("upstream", f"cannot be asked for its services: {error.details()}") from error
-                finally:
-                    conversation.close()
+                found = await _described(channel, name)
+                if found is not None:
+                    return found.SerializeToString()
     except TimeoutError as error:
         raise UnavailableError("upstream", f"did not tell its services within {timeout_s:g} s; start it, or check --upstream") from error
     raise FailedPreconditionError("the upstream offers no reflection; enable it there, or give --descriptor-set FILE")
+
+
+async def _described(channel: grpc.aio.Channel, name: str) -> FileDescriptorSet | None:
+    """Returns what a server tells by one name of the protocol; None where it does not know the name."""
+    tried = 0
+    while True:
+        tried += 1
+        conversation = _Conversation(channel, name)
+        try:
+            return await _gather(conversation)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            if error.code() is not grpc.StatusCode.INTERNAL or tried == _TRIES:
+                raise UnavailableError("upstream", f"cannot be asked for its services: {error.details()}") from error
+        finally:
+            conversation.close()
 
 
 async def _gather(conversation: _Conversation) -> FileDescriptorSet:

@@ -287,6 +287,15 @@ async def test_a_server_without_reflection_says_what_to_do() -> None:
             await reflect(channel, timeout_s=60)
 
 
+async def test_a_refusal_that_meets_the_question_is_told_from_a_fault() -> None:
+    """Of many servers without reflection each is told so, also where the refusal comes while the question is still being written."""
+    async with upstream_server() as (_, address):
+        for _ in range(400):  # it met in one of 125
+            async with open_channel(address, max_message_bytes=1_000_000) as channel:
+                with pytest.raises(FailedPreconditionError, match="offers no reflection"):
+                    await reflect(channel, timeout_s=60)
+
+
 @pytest.mark.feature("tls")
 async def test_the_command_speaks_tls_and_asks_for_the_services(tmp_path: Path) -> None:
     """`aisle gateway --tls-ca` reaches a TLS server whose certificate the authority signed, and needs no descriptor set."""
