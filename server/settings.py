@@ -179,7 +179,10 @@ class Settings(ShapingSettings, BaseSettings):
     """Streams of StreamEvents open at once. Past it more are answered RESOURCE_EXHAUSTED."""
 
     max_slowdown: float = Field(default=0.0, ge=0)
-    """How many times longer than on a quiet server calls may take on average before some are refused, such as 1.25. 0: only `max_in_flight` counts."""
+    """How many times longer than on a quiet server calls may take on average before some are refused, such as 1.25.
+
+    0: only `max_in_flight` counts.
+    """
 
     key_rate: float = Field(default=0.0, ge=0, le=1_000_000)
     """Calls a second that one key may make, over all replicas. 0: any number."""

@@ -31,7 +31,7 @@ from rich.progress import track
 
 from aisle.v1 import recommendation_service_pb2 as pb
 from loadtest.bench.cases.recommend import METHOD
-from loadtest.bench.echo import METHOD as ECHO
+from loadtest.bench.echo import METHOD as EMPTY
 from loadtest.bench.generated import Generated
 from loadtest.bench.growth import DOCUMENT, Row, markdown, sizes_of
 from loadtest.bench.measure import BenchError, Figures, calls, total_cpu_s
@@ -67,7 +67,8 @@ _SETTLE_LIMIT_S = 1800.0
 
 _INSERT_EVENTS = """
 WITH made AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[]) AS given (event_id, user_id, item_id, event_type, occur_time)
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+        AS given (event_id, user_id, item_id, event_type, occur_time)
 ), known AS (INSERT INTO event_keys (tenant_id, event_id) SELECT $1, event_id FROM made)
 INSERT INTO events (tenant_id, event_id, user_id, anonymous_id, item_id, event_type, occur_time, value, session_id, properties)
 SELECT $1, event_id, user_id, '', item_id, event_type, occur_time, 1, '', '{}' FROM made
@@ -230,7 +231,7 @@ def measured(stand: Stand, made: Made, *, seconds: float, rounds: int) -> dict[s
         for _ in range(rounds):
             alone.append(ask(5000, 1, most_s=seconds))
             together.append(ask(20_000, 16, most_s=seconds))
-            echo.append(calls(stand.echo.grpc, [b"x" * 1024], method=ECHO, server=stand.echo.process, in_flight=16, seconds=seconds))
+            echo.append(calls(stand.echo.grpc, [b"x" * 1024], method=EMPTY, server=stand.echo.process, in_flight=16, seconds=seconds))
         return {
             "1 in flight, p50, ms": _median([one.p50_ms for one in alone]),
             "1 in flight, p95, ms": _median([one.p95_ms for one in alone]),
@@ -264,14 +265,12 @@ def _ready(server: Server, lists: Lists) -> float:
             if time.monotonic() - started > _SETTLE_LIMIT_S:
                 raise BenchError("the catalogue was not loaded within half an hour")
             try:
-                reply = ask(lists.bodies(1)[0], timeout=600)
-            except grpc.RpcError as error:
-                print(error.details(), flush=True)  # type: ignore[attr-defined]
+                reply = ask(lists.bodies(1)[0], timeout=_SETTLE_LIMIT_S)
+            except grpc.RpcError:  # it is still being loaded
                 time.sleep(1.0)
                 continue
-            if len(reply.items) == 50:
+            if reply.rung == pb.Ladder.FULL:
                 loaded_s = time.monotonic() - started
-                print(f"rung {reply.rung} {reply.rung_reason}", flush=True)
     while True:
         before = total_cpu_s(server.process)
         time.sleep(_SETTLED_S)

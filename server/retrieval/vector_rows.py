@@ -102,7 +102,8 @@ class VectorRows:
         Each row is summed in one fixed order, so equal vectors get equal scores wherever they stand and whatever else is asked for, which
         a matrix product does not promise.
         """
-        return self.products_by_part(query[None, :], slots)[0]
+        found: FloatArray = self.products_by_part(query[None, :], slots)[0]
+        return found
 
     def products_by_part(self, parts: FloatArray, slots: NDArray[np.integer[Any]]) -> FloatArray:
         """Returns the inner products of each part of one query with that part of chosen slots, (P, C); a row each in a fixed order.

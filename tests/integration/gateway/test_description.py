@@ -33,7 +33,7 @@ def _lines(_context: schemathesis.SerializationContext, value: Any) -> bytes:
 
 
 def _load_schemathesis() -> None:
-    """Has it load what it loads at first use, on this thread: two threads that parse Python at once break CPython 3.11 (its issue 106905)."""
+    """Has it load what it loads at first use, on this thread: two that parse Python at once break CPython 3.11 (its issue 106905)."""
     operation = {"parameters": [{"name": "q", "in": "query", "schema": {"type": "string"}}], "responses": {"200": {"description": "done"}}}
     document = {"openapi": "3.1.0", "info": {"title": "one", "version": "1"}, "paths": {"/": {"get": operation}}}
     for found in schemathesis.openapi.from_dict(document).get_all_operations():
